@@ -74,7 +74,7 @@ def checked(name: str, top: str) -> list[dict]:
     locate = LocateNeurons(top=top)
     located = locate(study)
     rows = []
-    for analyzer in (Stability(locate), Redundancy(locate), RefusalDirection.of(located)):
+    for analyzer in (Stability(locate), Redundancy(locate), RefusalDirection(located)):
         rows += rows_of({"organism": name, "top": top, "check": analyzer.name}, analyzer(study))
         print(markdown(rows[-1:], list(rows[-1])).splitlines()[-1], flush=True)
     return rows
@@ -85,7 +85,7 @@ def coalitions(name: str) -> list[dict]:
     study, rows = study_of(name, "locate", COALITION_PROMPTS), []
     measured = study_of(name, "verify", COALITION_PROMPTS, study.pair)
     for method in METHODS:
-        table = Coalitions.of(LocateNeurons(method=method)(study))(measured)
+        table = Coalitions(LocateNeurons(method=method)(study))(measured)
         claim = from_table(table.tables["claims"])[0]
         rows.append(
             {
@@ -109,9 +109,7 @@ def transfers() -> list[dict]:
     for target in TARGETS:
         study = study_of(target, "locate", PROMPTS)
         measured = study_of(target, "verify", MEASURED, study.pair)
-        transfer = Transfer.of(
-            located, source.pair, recomputed=locate(study), random_sets=RANDOM_SETS
-        )
+        transfer = Transfer(located, source.pair, recomputed=locate(study), random_sets=RANDOM_SETS)
         rows += rows_of({"from": "full", "to": target}, transfer(measured))
         print(markdown(rows[-1:], list(rows[-1])).splitlines()[-1], flush=True)
     return rows
@@ -128,7 +126,7 @@ def dissociations() -> list[dict]:
     for top in SIZES:
         locate = LocateNeurons(top=top)
         sets = locate(study), locate(locating)
-        table = Dissociation.of(*sets, measuring, random_sets=RANDOM_SETS)(verify)
+        table = Dissociation(*sets, measuring, random_sets=RANDOM_SETS)(verify)
         sizes = " and ".join(str(int(located["selected"].sum())) for located in sets)
         rows += rows_of({"top": top, "neurons": sizes}, table)
         print(markdown(rows[-1:], list(rows[-1])).splitlines()[-1], flush=True)

@@ -206,7 +206,7 @@ def tables(rows: list[dict]) -> str:
     for way, name, said in JUDGES:
         of = [row for row in rows if row["way"] == way]
         for kind in ("tuned-only", "base-only"):
-            if kind not in ONE_SIDED_CLASSES.get(way, (kind,)):
+            if kind not in ONE_SIDED_CLASSES[way]:
                 continue
             there = [row for row in of if row["variant"] == "planted"]
             if there:

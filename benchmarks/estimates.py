@@ -20,9 +20,9 @@ import torch
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from benchmarks.real import FAMILY, study_of
 from benchmarks.speed import bare
-from interp.analyzers.base import Analyzer
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
+from interp.analyzers.framework import Analyzer
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
@@ -114,7 +114,7 @@ def rows(wanted: Sequence[str]) -> list[dict]:
     first, located = row("locate-neurons", LocateNeurons(top=TOP), locating)
     size = int(located["selected"].sum())
     options: dict[str, Any] = {"dose_draws": 1, "judged_sets": JUDGED_SETS}
-    checker = VerifyNeurons.of(
+    checker = VerifyNeurons(
         located, random_sets=SETS, control_prompts=CONTROL_PROMPTS, depth=2 * size, **options
     )
     others: dict[str, tuple[Analyzer, Study]] = {
@@ -122,7 +122,7 @@ def rows(wanted: Sequence[str]) -> list[dict]:
         "compare": (Compare(), verifying),
         "tuco": (Tuco(), verifying),
         "ftc-alpha": (FtcAlpha(), verifying),
-        "coalitions": (Coalitions.of(located), locating),
+        "coalitions": (Coalitions(located), locating),
     }
     found = [first, *(row(name, *one)[0] for name, one in others.items() if name in wanted)]
     if "quick" in wanted:
@@ -133,7 +133,7 @@ def rows(wanted: Sequence[str]) -> list[dict]:
         again, table = row(
             "locate-neurons, --quick", LocateNeurons(top=TOP, steps=QUICK_STEPS), looked
         )
-        checker = VerifyNeurons.of(
+        checker = VerifyNeurons(
             table,
             random_sets=min(SETS, QUICK_SETS),
             control_prompts=QUICK_CONTROL_PROMPTS,

@@ -92,7 +92,7 @@ def rows_of(child: str, store: Store, given: bool, unit: str = "neuron") -> list
         "judged_sets": JUDGED_SETS,
     }
     options |= {"doses": False, "cell_sets": 0} if unit == "head" else {}
-    found = {"integrated": VerifyNeurons.of(located, depth=count, **options)}
+    found = {"integrated": VerifyNeurons(located, depth=count, **options)}
     if planted and given:
         layers, width = [layer for layer, _ in planted], pair.tuned.anatomy.n_neurons
         drawn = zip(layers, np.random.default_rng(0).permutation(width).tolist(), strict=False)

@@ -46,11 +46,11 @@ def main() -> None:
         "judged_sets": JUDGED_SETS,
         "depth": count,
     }
-    verified = store.run(VerifyNeurons.of(located, **options), verify).table
+    verified = store.run(VerifyNeurons(located, **options), verify).table
     started = time.perf_counter()
     contrast = store.run(LocateNeurons(method="contrast", top=str(count)), locate).table
     table = store.run(
-        Baselines.of(verified, located, contrast=contrast, choosing=locate), verify
+        Baselines(verified, located, contrast=contrast, choosing=locate), verify
     ).table
     rows = [dict(zip(HEADER, baseline_cells(row), strict=True)) for row in table.rows()]
     text = f"{table.summary['sentence']}\n\n{markdown(rows, list(HEADER))}"

@@ -70,7 +70,7 @@ def sham(prompts: int, random_sets: int) -> list[dict]:
     """The control fine-tune ``sham``, located and verified like any other child."""
     locate = study_of("sham", "locate", prompts)
     located = LocateNeurons(top="30")(locate)
-    verified = VerifyNeurons.of(located, random_sets=random_sets)(
+    verified = VerifyNeurons(located, random_sets=random_sets)(
         study_of("sham", "verify", prompts, locate.pair)
     )
     verdicts, whole = verified.summary["verdicts"], verified.summary["supported"]

@@ -77,7 +77,7 @@ def lines(way: str, table: Table, alone: bool) -> list[dict[str, str]]:
     weights = {"stitched": " + ".join(f"{count:,}" for count in kept)}
     weights |= {f"graft {at}": f"{count:,}" for at, count in enumerate(kept, 1)}
     for kind, values in found.items():
-        fixed = kind in ("base", "average") or kind.startswith("tune")
+        fixed = kind in ("base", "average") or kind.startswith("model")
         if fixed == alone:
             said = {"masks": "" if fixed else way, "model": kind, "weights": weights.get(kind, "")}
             for task, name in enumerate(("first", "second"), 1):
@@ -134,7 +134,7 @@ def main() -> None:
                 said.append(
                     f"* {way}, {claim.name} ({interval}), {claim.verdict}: {claim.sentence}"
                 )
-            of = next(row for row in table.tables["overlaps"].rows() if row["mask"] == "tune 1")
+            of = next(row for row in table.tables["overlaps"].rows() if row["mask"] == "model 1")
             p = "below 1e-300" if of["p"] == 0 else f"= {of['p']:.1g}"
             said.append(
                 f"* {way}: {of['shared']:,} weights are in both masks ({of['share']:.1%} of the"

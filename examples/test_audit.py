@@ -36,7 +36,7 @@ def audited(interp_study, interp_store):
             for split, count in (("locate", LOCATE), ("verify", VERIFY))
         )
         located = interp_store.run(LocateNeurons(top=top, steps=7), located_on)
-        checker = VerifyNeurons.of(
+        checker = VerifyNeurons(
             located.table, random_sets=39, dose_draws=1, control_prompts=12, depth=30
         )
         return located, interp_store.run(checker, verified_on)

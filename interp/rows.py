@@ -89,29 +89,36 @@ def rows_table(
     *,
     rename: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
+    meanings: Mapping[str, str] | None = None,
     extra: Mapping[str, tuple] | None = None,
     **rest: Any,
 ) -> Table:
     """A table of these rows: ``data`` has one array [rows] for each declared column.
 
-    ``rename``: names under which columns are stored that are not those of the class. ``units``:
-    units that are known only when a run is made, as that of a metric. ``extra``: columns that no
-    class can declare, since their names depend on the run: (values, role, meaning[, unit]) by name,
-    as in ``interp.table.table``. ``rest``: further fields of the table.
+    ``rename``: names under which columns are stored that are not those of the class. ``units`` and
+    ``meanings``: those that are known only when a run is made, as of a metric. ``extra``: columns
+    that no class can declare, since their names depend on the run: (values, role, meaning[, unit])
+    by name, as in ``interp.table.table``. ``rest``: further fields of the table.
 
     Raises ValueError where a column is missing that is not optional, or one is given that is not
     declared.
     """
-    declared, rename, units, extra = _declared(row), rename or {}, units or {}, extra or {}
+    declared, rename, units = _declared(row), rename or {}, units or {}
+    meanings, extra = meanings or {}, extra or {}
     missing = [name for name, each in declared.items() if name not in data and not each.optional]
-    unknown = sorted({*data, *rename, *units} - set(declared))
+    unknown = sorted({*data, *rename, *units, *meanings} - set(declared))
     if missing or unknown:
         raise ValueError(
             f"rows of {row.__name__} lack {missing or 'nothing'} and have {unknown or 'nothing'}"
             " that it does not declare"
         )
     columns = {
-        rename.get(name, name): (data[name], each.role, each.meaning, units.get(name, each.unit))
+        rename.get(name, name): (
+            data[name],
+            each.role,
+            meanings.get(name, each.meaning),
+            units.get(name, each.unit),
+        )
         for name, each in declared.items()
         if name in data
     }

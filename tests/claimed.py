@@ -8,22 +8,20 @@ import numpy as np
 
 from interp.claims import Claim, Draws, conclude, mean, statistic
 from interp.provenance import Provenance
+from interp.provenance.request import CommandRequest
 from interp.table import table
 
-COMMAND = [
-    "locate-neurons",
-    "tuned",
-    "--base",
-    "base",
-    "--positive",
-    "yes.txt",
-    "--negative",
-    "no.txt",
-    "--verify-positive",
-    "held-yes.txt",
-    "--verify-negative",
-    "held-no.txt",
-]
+COMMAND = CommandRequest(
+    command="locate-neurons",
+    arguments=["tuned"],
+    options={
+        "--base": "base",
+        "--positive": "yes.txt",
+        "--negative": "no.txt",
+        "--verify-positive": "held-yes.txt",
+        "--verify-negative": "held-no.txt",
+    },
+)
 
 
 def located(selected=(0, 1, 2), command=COMMAND):
@@ -42,7 +40,9 @@ def located(selected=(0, 1, 2), command=COMMAND):
 
 
 def context(command, positive="held-yes.txt"):
-    environment = {"interp": "0", "torch": "2", **({"command": list(command)} if command else {})}
+    environment = {"interp": "0", "torch": "2"}
+    if command:
+        environment["request"] = command.to_json()
     return {
         "base": "base",
         "tuned": "tuned",

@@ -30,7 +30,7 @@ from interp.prompts import OneClass
 from interp.study import Study
 from tests import causal, plain, tiny
 from tests.pages import ROOT
-from tests.test_tuco import plain as plain_tuco
+from tests.tuco_pairs import plain as plain_tuco
 
 PAGE = ROOT / "docs" / "models.md"
 START, END = "<!-- families -->", "<!-- /families -->"

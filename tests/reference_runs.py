@@ -163,23 +163,23 @@ class Fixtures:
 
     @functools.cached_property
     def of_weights(self) -> tuple[Any, Any]:
-        """The module that tests intruders, and its planted pair on disk."""
-        tests = import_module("tests.test_intruders")
-        return tests, self._value(tests.pair, self.folder)
+        """The module of the planted intruder, and its pair on disk."""
+        tests = import_module("tests.planted_intruders")
+        return tests, tests.planted(self.folder)
 
     def intruders(self) -> Any:
         tests, (base, child, _) = self.of_weights
         return tests.examine(child, base, analyzer=tests.Intruders(top_k=1))
 
     def intruder_scaling(self) -> Any:
-        tests, pair = self.of_weights
-        return self._value(tests.scaled, pair)[1]
+        tests = import_module("tests.test_intruder_scaling")
+        return self._value(tests.scaled, self.of_weights[1])[1]
 
     def dictionary_diff(self) -> Any:
         """Of what is planted, beside a control."""
         tests = import_module("tests.test_sae_diff")
         control = tests.analyzer()(tests.study(tests.tune(0.0)))
-        return tests.analyzer(control=control)(tests.study())
+        return tests.analyzer(controls=(control,))(tests.study())
 
     @functools.cached_property
     def judging(self) -> tuple[Any, Any]:

@@ -174,7 +174,7 @@ def test_bounds_hold_for_every_item_and_none_is_allowed():
     assert Odd().least is None
     with pytest.raises(OptionError, match="few of Odd is 0; use at least 1"):
         Odd(few=(3, 0))
-    with pytest.raises(OptionError, match="way of Odd is 'away'; use near, far"):
+    with pytest.raises(OptionError, match="way of Odd is 'away'; use near or far"):
         Odd(way="away")
 
 

@@ -16,6 +16,7 @@ from interp.errors import OptionError
 from interp.figures import plot
 from interp.maths.statistics import rank_correlation
 from interp.provenance import Provenance
+from interp.provenance.request import recorded_request
 from interp.sites import MATRICES
 from interp.store import Store
 from interp.table import table
@@ -387,8 +388,9 @@ def test_a_report_keeps_agreement_as_the_command_that_makes_it_alone(tmp_path):
     keys = [run.provenance.key for run in runs]
     kept, (agreement,) = gather(keys, store, draws=99)
     assert [run.key for run in kept] == keys
-    said = agreement.manifest.provenance.context["environment"]["command"]
-    assert said == ["agree", *keys, "--draws", "99"]
-    assert main([*said, "--store", str(tmp_path / "runs"), "--json"]) == 0
+    request = recorded_request(agreement.manifest.provenance.context)
+    assert request.words() == ["agree", *keys, "--draws", "99"]
+    here = request.with_options({"--store": str(tmp_path / "runs"), "--json": True})
+    assert main(here.unambiguous_words()) == 0
     again, _ = gather([*keys, agreement.key], store, draws=99)
     assert [run.key for run in again] == keys, "an agreement among the keys is not listed twice"

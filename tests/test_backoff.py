@@ -102,7 +102,7 @@ def test_every_method_gives_the_same_table_in_a_small_memory(planted, method):
 
 @pytest.mark.slow
 def test_verifying_gives_the_same_table_in_a_small_memory(planted):
-    verify = VerifyNeurons.of(LocateNeurons(top="3")(planted), random_sets=3, dose_draws=1)
+    verify = VerifyNeurons(LocateNeurons(top="3")(planted), random_sets=3, dose_draws=1)
     study = cramped(planted, 3)
     same(verify(planted), verify(study))
     assert max(study.engine.seen) in (2, 3)

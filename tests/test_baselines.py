@@ -57,13 +57,13 @@ def runs(halves):
     locating, verifying = halves
     located = LocateNeurons(method="change", top="3")(locating)
     contrast = LocateNeurons(method="contrast", top="3")(locating)
-    return located, contrast, VerifyNeurons.of(located, **SMALL)(verifying)
+    return located, contrast, VerifyNeurons(located, **SMALL)(verifying)
 
 
 @pytest.fixture(scope="module")
 def table(halves, runs):
     located, contrast, verified = runs
-    return Baselines.of(verified, located, contrast=contrast, choosing=halves[0])(halves[1])
+    return Baselines(verified, located, contrast=contrast, choosing=halves[0])(halves[1])
 
 
 def rows_of(table):
@@ -192,7 +192,7 @@ def test_a_direction_that_is_never_as_gentle_has_no_row_and_no_verdict(halves, r
     silent = {name: values for name, values in answers.data.items()}
     silent["divergence"] = np.zeros(len(answers))
     gentle = replace(verified, tables={**verified.tables, "answers": replace(answers, data=silent)})
-    found = Baselines.of(gentle, located, choosing=halves[0])(halves[1])
+    found = Baselines(gentle, located, choosing=halves[0])(halves[1])
     assert "direction" not in found["method"].tolist()
     (claim,) = from_table(found.tables["claims"])
     assert (claim.name, claim.verdict) == ("beats-direction", "not tested")
@@ -208,15 +208,15 @@ def test_without_a_base_sets_go_to_their_means(halves):
     )
     located = LocateNeurons(method="act-grad", top="3")(locating)
     contrast = LocateNeurons(method="contrast", top="3")(locating)
-    verified = VerifyNeurons.of(located, **SMALL)(verifying)
-    found = Baselines.of(verified, located, contrast=contrast)(verifying)
+    verified = VerifyNeurons(located, **SMALL)(verifying)
+    found = Baselines(verified, located, contrast=contrast)(verifying)
     assert np.isnan(found["recovery"]).all()
     assert "set to their mean" in found["what"][0]
 
 
 def test_a_choice_of_direction_that_was_stopped_goes_on(halves, runs, table, tmp_path, monkeypatch):
     located, contrast, verified = runs
-    made, calls = Baselines.of(verified, located, contrast=contrast, choosing=halves[0]), []
+    made, calls = Baselines(verified, located, contrast=contrast, choosing=halves[0]), []
     own = refusal_directions._measure_candidate
 
     def stopping(*given):
@@ -238,14 +238,14 @@ def test_a_choice_of_direction_that_was_stopped_goes_on(halves, runs, table, tmp
 def test_runs_that_do_not_belong_together_are_refused(halves, runs):
     located, contrast, verified = runs
     with pytest.raises(OptionError, match="give that run as located"):
-        Baselines.of(verified, contrast)(halves[1])
+        Baselines(verified, contrast)(halves[1])
     with pytest.raises(OptionError, match="used other prompts"):
-        Baselines.of(verified, located)(halves[0])
+        Baselines(verified, located)(halves[0])
     with pytest.raises(OptionError, match="need a verifying run"):
         Baselines()(halves[1])
     none = replace(verified, summary={**verified.summary, "selected": 0})
     with pytest.raises(OptionError, match="no neuron was selected"):
-        Baselines.of(none, located)(halves[1])
+        Baselines(none, located)(halves[1])
 
 
 def test_what_can_be_asked_for():

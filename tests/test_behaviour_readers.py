@@ -195,7 +195,7 @@ def test_without_continuations_nothing_follows_a_gradient_and_all_else_runs(pack
     with pytest.raises(OptionError, match="needs a metric with a gradient"):
         LocateNeurons()(study)
     located = LocateNeurons(method="change", top="3")(study)
-    verified = VerifyNeurons.of(located, random_sets=19, control_prompts=8)(study)
+    verified = VerifyNeurons(located, random_sets=19, control_prompts=8)(study)
     rows = {row["name"]: row for row in verified.tables["claims"].rows()}
     assert rows["behaviour"]["supported"]
     assert "shows polite on 100.0%" in rows["behaviour"]["sentence"]
@@ -206,7 +206,7 @@ def test_without_continuations_nothing_follows_a_gradient_and_all_else_runs(pack
     with pytest.raises(OptionError, match="polite has none; add continuations"):
         FtcAlpha(alphas=(0.0,), new_tokens=1)(study)
     with pytest.raises(OptionError, match="polite has none; add continuations"):
-        RefusalDirection.of(located, prompts=4, shares=(1.0,))(study)
+        RefusalDirection(located, prompts=4, shares=(1.0,))(study)
 
 
 def test_continuations_give_it_a_number(package, tmp_path):

@@ -400,7 +400,7 @@ def runs(tmp_path_factory):
     metric = load_behaviour(written(tmp_path_factory.mktemp("b"), PLAIN), planted.pair.tokenizer)
     study = Study(planted.pair, planted.contrast, metric, max_new_tokens=1)
     located = LocateNeurons(top="3")(study)
-    verified = VerifyNeurons.of(located, random_sets=19, control_prompts=8)(study)
+    verified = VerifyNeurons(located, random_sets=19, control_prompts=8)(study)
     one = Study(
         study.pair,
         OneClass(PromptSet.joined(study.prompts("positive"), study.prompts("negative"))),
@@ -551,7 +551,7 @@ def test_warnings_are_kept_with_the_run(tmp_path):
     metric = load_behaviour(written(tmp_path, text), planted.pair.tokenizer)
     study = Study(planted.pair, planted.contrast, metric, max_new_tokens=1)
     located = LocateNeurons(top="3")(study)
-    run = VerifyNeurons.of(located, random_sets=19, control_prompts=8)(study)
+    run = VerifyNeurons(located, random_sets=19, control_prompts=8)(study)
     assert (
         "of 16 negative prompts show french: they contaminate the contrast"
         in run.summary["warnings"][0]

@@ -12,15 +12,16 @@ from interp.claims import conclude
 from interp.errors import OptionError, PairError
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import PairsOnDemand
+from interp.rows import rows_table
 from interp.sae.analysis import concept_shift as shifts
 from interp.sae.analysis.concept_shift_claims import (
+    ConceptRow,
     ConceptShifts,
     claims_of,
     control_columns,
     shift_columns,
 )
 from interp.sae.analysis.token_labels import Texts
-from interp.table import table
 from tests import tiny
 from tests.claim_makers import require_remeasured
 
@@ -218,7 +219,8 @@ def concluded(states, tuned, texts, controls, draws=39):
     columns = shift_columns(own, states[texts.training])
     if others:
         columns |= control_columns(own, others, member, texts.clusters[texts.training])
-    return conclude(table("concept-shift", columns), claims_of(columns, len(others)))
+    run = rows_table(ConceptRow, "concept-shift", columns)
+    return conclude(run, claims_of(columns, len(others)))
 
 
 def drawn(seed):
@@ -346,8 +348,11 @@ def test_an_analyzer_reads_the_same_tokens_of_both_and_finds_a_moved_stream():
     )
     assert not before["shifted"].any()
     assert before.summary["mean_shift"] == 0
+    with pytest.raises(OptionError, match="concepts of ConceptShift is 0; use at least 1"):
+        ConceptShift("blocks.1.hook_resid_post", 0)
+    with pytest.raises(OptionError, match="tokens of ConceptShift is 19; use at least 20"):
+        ConceptShift("blocks.1.hook_resid_post", tokens=19)
     for made, said in (
-        (ConceptShift("blocks.1.hook_resid_post", 0), "at least 1, not 0"),
         (ConceptShift("blocks.1.hook_resid_post", 9999), "use fewer"),
         (ConceptShift("nowhere"), "is not a site"),
     ):

@@ -15,13 +15,13 @@ import torch
 import interp.analyzers
 from examples.answer_length import AnswerLength
 from interp import claims
-from interp.analyzers.base import Analyzer
 from interp.analyzers.baselines import Baselines
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
 from interp.analyzers.concept_shift import ConceptShift
 from interp.analyzers.control_locations import ControlLocations
 from interp.analyzers.dissociation import Dissociation
+from interp.analyzers.framework import Analyzer
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.graft import Graft
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
@@ -102,30 +102,28 @@ def redundancy(study, _, unit):
 
 
 def coalitions(study, _, unit):
-    return Coalitions.of(elsewhere(unit)[1], draws=4, prompts=2, permutations=19)
+    return Coalitions(elsewhere(unit)[1], draws=4, prompts=2, permutations=19)
 
 
 def transfer(study, _, unit):
     source, run = elsewhere(unit)
-    return Transfer.of(
-        run, source, recomputed=run, random_sets=2, control_prompts=2, permutations=19
-    )
+    return Transfer(run, source, recomputed=run, random_sets=2, control_prompts=2, permutations=19)
 
 
 def dissociation(study, _, unit):
     run = elsewhere(unit)[1]
-    return Dissociation.of(run, run, other(study), random_sets=1, control_prompts=2)
+    return Dissociation(run, run, other(study), random_sets=1, control_prompts=2)
 
 
 def refusal_direction(study, _, unit):
-    return RefusalDirection.of(elsewhere(unit)[1], shares=(1.0,), prompts=2)
+    return RefusalDirection(elsewhere(unit)[1], shares=(1.0,), prompts=2)
 
 
 def baselines(study, _, unit):
     run = elsewhere(unit)[1]
-    verified = VerifyNeurons.of(run, **SMALL)(study)
+    verified = VerifyNeurons(run, **SMALL)(study)
     contrast = located("contrast" if unit == "neuron" else "act-grad", unit)(study)
-    return Baselines.of(verified, run, contrast=contrast, choosing=other(study), prompts=2)
+    return Baselines(verified, run, contrast=contrast, choosing=other(study), prompts=2)
 
 
 def control_locations(study, _, unit):
@@ -135,7 +133,7 @@ def control_locations(study, _, unit):
     others = [
         located("change", unit)(dataclasses.replace(study, pair=pair, _cache={})) for pair in pairs
     ]
-    return ControlLocations.of(run, *others)
+    return ControlLocations(run, tuple(others))
 
 
 def tuco(study, _, unit):
@@ -206,7 +204,7 @@ ANALYZERS = {
     **{f"sae-diff {way}": (dictionary_diff, way, "neuron") for way in COMPARISONS},
 }
 # These read checkpoints on disk, not prompts, or take what was found there:
-# tests/test_intruders.py, tests/test_intruder_forgetting.py.
+# tests/test_intruders.py, tests/test_intruder_scaling.py, tests/test_intruder_forgetting.py.
 OF_WEIGHTS = {"intruders", "intruder_scaling", "intruder_forgetting"}
 # These are of a dictionary in one model, and an identical pair is no silence to them:
 # tests/test_dictionary_scores.py, tests/test_dictionary_eval.py, tests/test_sae_features.py,
@@ -549,35 +547,33 @@ def test_the_key_follows_every_option(modules):
             "parent": "1" * 20,
             "excluded": ((0, 1),),
         },
-        Coalitions.of(run): {"draws": 5, "prompts": 7, "permutations": 19, "parent": "1" * 20},
-        Transfer.of(run, source): {
+        Coalitions(run): {"draws": 5, "prompts": 7, "permutations": 19, "parent": "1" * 20},
+        Transfer(run, source): {
             "recomputed": run,
             "random_sets": 19,
             "control_prompts": 7,
             "permutations": 19,
             "parent": "1" * 20,
         },
-        Dissociation.of(run, run, study): {
+        Dissociation(run, run, study): {
             "second": another,
             "other": other(study),
             "random_sets": 19,
             "control_prompts": 7,
             "parent": "1" * 20,
         },
-        Baselines.of(
-            table("verify-neurons", {}, provenance=Provenance("verify-neurons", 1)), run
-        ): {
+        Baselines(table("verify-neurons", {}, provenance=Provenance("verify-neurons", 1)), run): {
             "contrast": another,
             "choosing": other(study),
             "prompts": 7,
             "parent": "1" * 20,
         },
-        ControlLocations.of(run, another): {
+        ControlLocations(run, (another,)): {
             "located": another,
             "controls": (run,),
             "parent": "1" * 20,
         },
-        RefusalDirection.of(run): {"shares": (1.0,), "prompts": 7, "parent": "1" * 20},
+        RefusalDirection(run): {"shares": (1.0,), "prompts": 7, "parent": "1" * 20},
         Graft(held_out=study.contrast.positive): {
             "held_out": study.contrast.negative,
             "other": study.contrast.negative,

@@ -39,7 +39,7 @@ def found():
 
 def test_counts_and_totals_are_those_of_the_runs(found):
     study, located, controls = found
-    table = ControlLocations.of(located, *controls)(study)
+    table = ControlLocations(located, tuple(controls))(study)
     mine = located["selected"]
     for row, control in zip(table.rows(), controls, strict=True):
         theirs = control["selected"]
@@ -58,7 +58,7 @@ def test_counts_and_totals_are_those_of_the_runs(found):
 )
 def test_a_planted_set_is_beyond_controls(found, count, verdict):
     study, located, controls = found
-    table = ControlLocations.of(located, *controls[:count])(study)
+    table = ControlLocations(located, tuple(controls[:count]))(study)
     (claim,) = claims.from_table(table.tables["claims"])
     claims.check(claim, table)
     assert claim.verdict == verdict
@@ -74,7 +74,7 @@ def test_a_planted_set_is_beyond_controls(found, count, verdict):
 
 def test_nineteen_are_ranked(found):
     study, located, controls = found
-    table = ControlLocations.of(located, *(controls * 4)[:19])(study)
+    table = ControlLocations(located, tuple((controls * 4)[:19]))(study)
     (claim,) = claims.from_table(table.tables["claims"])
     claims.check(claim, table)
     assert claim.p == pytest.approx(0.05)
@@ -85,7 +85,9 @@ def test_a_control_is_not_beyond_the_others(found):
     study, _, controls = found
     for at, control in enumerate(controls):
         others = [one for number, one in enumerate(controls) if number != at]
-        (claim,) = claims.from_table(ControlLocations.of(control, *others)(study).tables["claims"])
+        (claim,) = claims.from_table(
+            ControlLocations(control, tuple(others))(study).tables["claims"]
+        )
         # of six alike at most one is beyond the 97.5 % end of the others, nearly always none
         assert claim.verdict == "not supported" or claim.value == max(
             c["score"][c["selected"]].sum() for c in controls
@@ -95,9 +97,9 @@ def test_a_control_is_not_beyond_the_others(found):
 def test_runs_made_otherwise_are_refused(found):
     study, located, controls = found
     with pytest.raises(OptionError, match="located with top '5'"):
-        ControlLocations.of(located, LocateNeurons("change", top="5")(study))(study)
+        ControlLocations(located, (LocateNeurons("change", top="5")(study),))(study)
     with pytest.raises(OptionError, match="located with method 'weight'"):
-        ControlLocations.of(located, controls[0], LocateNeurons("weight", top="3")(study))(study)
+        ControlLocations(located, (controls[0], LocateNeurons("weight", top="3")(study)))(study)
     with pytest.raises(OptionError, match="give a locating run"):
         ControlLocations()(study)
 

@@ -303,7 +303,7 @@ def run_of(errors, loss, kl, clusters):
     made = claims_of(sums, K, wording_for(place, DictionaryConfig("topk", D, 40, k=K)))
     parts = {
         "prompts": prompts_table(sums, ids, clusters),
-        "splice": splice_table(sums, ids, clusters, place),
+        "splice": splice_table(sums, ids, clusters),
     }
     whole = table(
         "sae-eval",

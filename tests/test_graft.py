@@ -832,16 +832,16 @@ def answered(kinds, shuffles=(), matched=(), clusters=20, each=3):
     for kind, right in kinds.items():
         rows.add(kind, {"base": 0, "tuned": WEIGHTS}.get(kind, COUNT), graded(right), {})
     for draw, right in enumerate(matched):
-        rows.add_draw("matched", draw, COUNT, graded(right))
-    for right in shuffles:
-        rows.add_shuffle(COUNT, graded(right))
+        rows.draws.append(("matched", draw, COUNT, graded(right)))
+    for draw, right in enumerate(shuffles):
+        rows.draws.append(("shuffled", draw, COUNT, graded(right)))
     parts = {
         "answers": rows.answers_table(),
         "random": rows.random_table(),
         **rows.shuffle_tables(COUNT),
     }
     return claims.conclude(
-        rows.table("graft", tables=parts), claims_of(COUNT, WEIGHTS, number, len(shuffles))
+        rows.table(tables=parts), claims_of(COUNT, WEIGHTS, number, len(shuffles))
     )
 
 

@@ -223,7 +223,7 @@ def test_heads_carry_the_attention_tune_and_the_located_more_than_others():
 def test_a_located_set_of_heads_is_verified_as_heads(modules):
     study = tiny.study(modules[1], modules[0], pairs=4, template=False, max_new_tokens=2)
     located = LocateNeurons(unit="head", top="2", steps=3)(study)
-    table = VerifyNeurons.of(located, random_sets=3, dose_draws=1, control_prompts=3)(study)
+    table = VerifyNeurons(located, random_sets=3, dose_draws=1, control_prompts=3)(study)
     assert table.provenance.parent == located.provenance.key
     chosen = [(row["layer"], row["head"]) for row in located.rows() if row["selected"]]
     donors = PatchSource.from_study(study, HEAD)

@@ -210,7 +210,7 @@ def test_runs_that_do_not_belong_together_are_refused(saved, runs):
     ):
         with pytest.raises(OptionError, match=said):
             Checkpoints(first, second)
-    with pytest.raises(OptionError, match="19 or more"):
+    with pytest.raises(OptionError, match="at least 19"):
         IntruderForgetting(draws=3)(Checkpoints(*runs))
 
 

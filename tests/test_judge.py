@@ -123,7 +123,7 @@ def test_judged_and_corrected_rates_are_stored(place):
     metric = load_behaviour(place / "judged.yaml", study.pair.tokenizer)
     study = Study(study.pair, study.contrast, metric, max_new_tokens=1)
     located = LocateNeurons(method="change", top="3")(study)
-    verified = VerifyNeurons.of(located, random_sets=19, control_prompts=8)(study)
+    verified = VerifyNeurons(located, random_sets=19, control_prompts=8)(study)
     assert documented.kinds()["verify-neurons"].parts["judged"] == verified.tables["judged"].kind
     judged, errors = verified.tables["judged"], metric.errors
     assert len(judged) == len(verified)
@@ -171,9 +171,7 @@ def test_judged_and_corrected_rates_are_stored(place):
 def test_other_behaviours_have_no_such_table():
     study = tiny.planted_study("llama")
     located = LocateNeurons(method="change", top="3")(study)
-    assert (
-        "judged" not in VerifyNeurons.of(located, random_sets=19, control_prompts=8)(study).tables
-    )
+    assert "judged" not in VerifyNeurons(located, random_sets=19, control_prompts=8)(study).tables
 
 
 def test_identity_is_of_the_judge_the_question_and_the_labels(place):

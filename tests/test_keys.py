@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import interp.analyzers
-from interp.analyzers.base import Analyzer, fingerprint
 from interp.analyzers.coalitions import Coalitions
+from interp.analyzers.framework import Analyzer, fingerprint
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.errors import OptionError
 from interp.models.pair import Pair
@@ -189,8 +189,8 @@ def test_what_has_no_fingerprint_is_refused_by_its_name(value):
 
 
 def analyzers():
-    """Every analyzer there is, found by walking the package: a dataclass with a name and a version
-    that is called.
+    """Every analyzer there is, found by walking the package: a dataclass with a name, a version and
+    a method ``run``.
     """
     for module in pkgutil.walk_packages(interp.analyzers.__path__, "interp.analyzers."):
         for kind in vars(importlib.import_module(module.name)).values():
@@ -199,7 +199,7 @@ def analyzers():
                 and dataclasses.is_dataclass(kind)
                 and kind.__module__ == module.name
             )
-            if own and {"name", "version", "__call__"} <= vars(kind).keys():
+            if own and {"name", "version", "run"} <= vars(kind).keys():
                 yield kind
 
 
@@ -321,7 +321,6 @@ def test_no_analyzer_writes_its_own_options():
 
 def test_there_are_as_many_analyzers_as_there_are_modules():
     modules = {name for _, name, _ in pkgutil.iter_modules(interp.analyzers.__path__)} - {
-        "base",
-        "framework",
+        "framework"
     }
     assert modules == {kind.__module__.split(".")[2] for kind in ALL}

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from interp import capture as capture_room
+from interp.analyzers.framework import Known
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons, Top
 from interp.analyzers.locate_neurons import activations as activations_room
 from interp.analyzers.locate_neurons.methods import resolve
@@ -640,8 +641,8 @@ def test_positions_of_roles():
 def test_methods_by_name():
     assert resolve("auto", "auto", True)[0] == "integrated"
     assert resolve("auto", "auto", False)[0] == "act-grad"
-    with pytest.raises(OptionError, match="unknown method 'magic'; use auto, integrated"):
-        resolve("magic", "auto", True)
+    with pytest.raises(OptionError, match=r"method of \w+ is 'magic'; use auto, integrated"):
+        LocateNeurons(method="magic")
     with pytest.raises(OptionError, match="cannot read positions 'completion'"):
         resolve("integrated", "completion", True)
     for name in METHODS:
@@ -656,11 +657,13 @@ def test_methods_by_name():
 
 
 def test_options_are_checked_before_a_model_is_needed():
-    LocateNeurons().check(has_base=True, n_units=1000)
+    LocateNeurons().check(Known(has_base=True, shape=(10, 100)))
     with pytest.raises(OptionError):
-        LocateNeurons(top="2000").check(has_base=True, n_units=1000)
+        LocateNeurons(top="2000").check(Known(has_base=True, shape=(10, 100)))
     with pytest.raises(OptionError):
-        LocateNeurons(method="change").check(has_base=False)
+        LocateNeurons(method="change").check(Known(has_base=False))
+    with pytest.raises(OptionError):
+        LocateNeurons().check(Known(differentiable=False))
 
 
 @pytest.mark.parametrize("steps", [0, -3, 20, "many"])

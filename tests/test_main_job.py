@@ -48,7 +48,7 @@ def located(name: str, method: str = "integrated", top: str = "30"):
 
 @functools.cache
 def verified(name: str):
-    checker = VerifyNeurons.of(
+    checker = VerifyNeurons(
         located(name), random_sets=39, dose_draws=1, control_prompts=16, depth=30
     )
     return checker(study(name, "verify", 40))
@@ -187,7 +187,7 @@ def test_every_child_that_refuses_does_so_through_neurons(name):
     # sets are drawn from the located too: in relearned they share 105 of 300, and two of 40 return
     # 98 % of the answers.
     table = LocateNeurons(top="150")(study(name, prompts=64))
-    check = VerifyNeurons.of(table, random_sets=40, dose_draws=1)(study(name, "verify", 64))
+    check = VerifyNeurons(table, random_sets=40, dose_draws=1)(study(name, "verify", 64))
     found = {claim.name: claim for claim in claims.from_table(check.tables["claims"])}
     assert found["behaviour"].supported
     if name != "attention":  # half of its log-odds do not run through MLPs

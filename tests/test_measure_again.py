@@ -16,12 +16,11 @@ from interp.claims import from_table, texts_match, to_table
 from interp.cli import COMMANDS, GROUPS
 from interp.errors import ClaimError, OptionError
 from interp.provenance import digest
+from interp.provenance.request import CommandRequest, recorded_request
 from interp.replication.commands import REPLAYABLE
 from interp.replication.new_prompts import (
     on_fresh_prompts,
-    option_value,
     replication_blocker,
-    with_option_changed,
 )
 from interp.replication.remeasure import Remeasurement, remeasurement
 from interp.report.document import read, write_report
@@ -50,7 +49,7 @@ class Again_(Remeasurement):
         return self
 
     def made(self, command, report, kept=()):
-        self.ran = (*self.ran, tuple(command))
+        self.ran = (*self.ran, command)
         return self.store.root
 
 
@@ -111,26 +110,28 @@ def test_another_verdict_is_told_though_the_numbers_are_within_the_tolerance(tmp
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    "change",
     [
-        (
-            {"sentence": "They return everything."},
-            "has the sentence 'They return everything.', measured again",
-        ),
-        ({"sentence": "They return 70.0%."}, "has the sentence 'They return 70.0%.'"),
-        ({"claim": {"control": "19 other things"}}, "has the control '19 other things'"),
+        {"sentence": "They return everything."},
+        {"sentence": "They return 70.0%."},
+        {"claim": {"control": "19 other things"}},
     ],
 )
-def test_words_that_were_changed_in_a_store_are_told(tmp_path, change, said):
+def test_words_that_were_changed_in_a_store_are_told(tmp_path, change):
+    """A sentence that does not follow from its numbers by the report's own check, a recipe by
+    measuring again.
+    """
     before = verified()
     first, *rest = from_table(before.tables["claims"])
     if "claim" in change:
         change = {"claim": dataclasses.replace(first.claim, **change["claim"])}
     forged = to_table([dataclasses.replace(first, **change), *rest])
     before = dataclasses.replace(before, tables={**before.tables, "claims": forged})
-    told = remeasured(tmp_path, before, located(), verified())
-    assert said in told["necessity"]
-    assert told["spread"] is None
+    report = reported(tmp_path, located(), before)
+    again = Again_(tmp_path / "x").given(tmp_path, located(), verified())
+    own, measured = answers(checks(report)), answers(again.remeasured(report))
+    assert own["necessity"] or measured["necessity"]
+    assert (own["spread"], measured["spread"]) == (None, None)
 
 
 def test_sentences_are_alike_but_for_the_last_digit_of_their_figures():
@@ -169,7 +170,7 @@ def test_other_tokens_of_the_same_prompts_are_told_as_such(tmp_path):
 
 
 def test_a_run_made_in_python_fails_and_a_command_that_makes_no_such_run(tmp_path):
-    told = remeasured(tmp_path, verified(command=()), located())
+    told = remeasured(tmp_path, verified(command=None), located())
     assert "was made in Python, no command is kept" in told["necessity"]
     told = remeasured(tmp_path, verified(most=0.4, extra=1), located())
     assert "makes no run of verify-neurons any more" in told["necessity"]
@@ -177,7 +178,7 @@ def test_a_run_made_in_python_fails_and_a_command_that_makes_no_such_run(tmp_pat
 
 def test_a_command_runs_once_whatever_the_number_of_claims_and_its_error_is_told(tmp_path):
     report = reported(
-        tmp_path, located(), verified(command=["locate-neurons", "tuned", "--out", "page.html"])
+        tmp_path, located(), verified(command=COMMAND.with_options({"--out": "page.html"}))
     )
     again = Remeasurement(tmp_path / "again", directory=tmp_path)
     marker, program = (
@@ -192,21 +193,19 @@ def test_a_command_runs_once_whatever_the_number_of_claims_and_its_error_is_told
     assert marker.read_text() == "x"
     assert told["necessity"] == told["spread"]
     assert told["necessity"].endswith("does not run here any more (exit code 1): no such model")
-    assert str(tmp_path / "page.html") not in Remeasurement(tmp_path / "again")._line(
-        ["report", "--out", "page.html"], lines[0]
+    line = Remeasurement(tmp_path)._line(
+        CommandRequest(command="report", options={"--out": "../page.html"}), lines[0]
     )
-    assert str(lines[0] / "out" / "page.html") in Remeasurement(tmp_path)._line(
-        ["report", "--out", "page.html"], lines[0]
-    )
+    assert f"--out={lines[0] / 'out' / 'page.html'}" in line
 
 
 @pytest.mark.parametrize(
-    "command", [["sae", "convert", "a", "b"], ["sql", "select 1"], ["--debug", "demo"]]
+    "command", ["sae convert", "sql", "--debug demo", "sae", "demo --out=x", "ls"]
 )
 def test_a_stranger_s_report_runs_nothing_but_what_measures(tmp_path, command):
     told = answers(
         Remeasurement(tmp_path / "x").remeasured(
-            reported(tmp_path, located(), verified(command=command))
+            reported(tmp_path, located(), verified(command=CommandRequest(command=command)))
         )
     )
     assert "is not on the list of commands that a report may run again" in told["necessity"]
@@ -238,7 +237,7 @@ def test_processes_that_share_a_folder_run_a_command_once(tmp_path):
         # a lock is of its open file: threads will do
         again = Remeasurement(tmp_path / "again", directory=tmp_path)
         again._line = lambda command, place: [sys.executable, "-c", program, str(marker)]
-        again.made(["compare"], report)
+        again.made(CommandRequest(command="compare"), report)
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
@@ -249,12 +248,16 @@ def test_processes_that_share_a_folder_run_a_command_once(tmp_path):
 
 
 def test_a_command_finds_the_stored_runs_that_it_names_but_never_its_own(tmp_path):
-    command = ["transfer", located().provenance.key[:8], "tuned", "--draws", "1234"]
+    command = CommandRequest(
+        command="transfer",
+        arguments=[located().provenance.key[:8], "tuned"],
+        options={"--draws": 1234},
+    )
     report = reported(tmp_path, located(), verified(command=command))
     again = Remeasurement(tmp_path / "again", directory=tmp_path)
     again._line = lambda command, place: [sys.executable, "-c", "pass"]
     assert os.listdir(again.made(command, report)) == [located().provenance.key]
-    own = ["transfer", verified().provenance.key, "tuned"]
+    own = CommandRequest(command="transfer", arguments=[verified().provenance.key, "tuned"])
     report = (
         reported(tmp_path / "other", located(), verified(command=own))
         if (tmp_path / "other").mkdir() is None
@@ -264,7 +267,9 @@ def test_a_command_finds_the_stored_runs_that_it_names_but_never_its_own(tmp_pat
 
 
 def test_a_real_command_is_run_by_the_interp_that_is_imported_here(tmp_path):
-    report = reported(tmp_path, located(), verified(command=[*COMMAND, "--task", "task.jsonl"]))
+    report = reported(
+        tmp_path, located(), verified(command=COMMAND.with_options({"--task": "task.jsonl"}))
+    )
     with remeasurement(directory=tmp_path) as again:
         told = answers(again.remeasured(report))
     assert (
@@ -315,7 +320,7 @@ def test_the_same_prompts_are_not_fresh_and_another_set_is_not_the_report_s(tmp_
 
 
 def test_where_nothing_can_be_asked_of_fresh_prompts_that_is_a_failure(tmp_path, fresh):
-    told = replicated(tmp_path, verified(command=["demo"]), fresh)
+    told = replicated(tmp_path, verified(command=CommandRequest(command="demo")), fresh)
     assert told == {"": told[""]}
     assert told[""].startswith("no claim of this report can be tested on fresh prompts: claim ")
     assert "is of `interp demo`, which takes no other prompts" in told[""]
@@ -348,48 +353,58 @@ FILES = [Path("p.txt"), Path("n.txt")]
 
 
 @pytest.mark.parametrize(
-    ("words", "count", "reason"),
+    ("command", "options", "count", "reason"),
     [
-        (["locate-neurons", "m"], 2, ""),
-        (["locate-neurons", "m"], 1, "two files"),
-        (["locate-neurons", "m", "--no-verify"], 2, "was not verified"),
-        (["tuco", "m", "--prompts", "x"], 1, ""),
-        (["tuco", "m", "--prompts=x"], 2, "one file"),
-        (["compare", "m", "--positive", "x", "--negative", "y"], 2, ""),
-        (["intruders", "m"], 2, "no other prompts"),
+        ("locate-neurons", {}, 2, ""),
+        ("locate-neurons", {}, 1, "two files"),
+        ("locate-neurons", {"--no-verify": True}, 2, "was not verified"),
+        ("tuco", {"--prompts": "x"}, 1, ""),
+        ("tuco", {"--prompts": "x"}, 2, "one file"),
+        ("compare", {"--positive": "x", "--negative": "y"}, 2, ""),
+        ("intruders", {}, 2, "no other prompts"),
     ],
 )
-def test_which_commands_take_fresh_prompts(words, count, reason):
-    told = replication_blocker(words, FILES[:count])
+def test_which_commands_take_fresh_prompts(command, options, count, reason):
+    request = CommandRequest(command=command, arguments=["m"], options=options)
+    told = replication_blocker(request, FILES[:count])
     assert (reason in told) if reason else not told
 
 
-def test_words_with_other_prompts(tmp_path):
-    given = ["locate-neurons", "m", "--verify-positive=a", "--verify-negative", "b", "--top", "3"]
-    made = on_fresh_prompts(given, FILES, tmp_path, tmp_path)
-    assert made == [
-        "locate-neurons",
-        "m",
-        "--verify-positive=p.txt",
-        "--verify-negative",
-        "n.txt",
-        "--top",
-        "3",
-    ]
-    assert (
-        on_fresh_prompts(["tuco", "m", "--prompts", "x"], FILES[:1], tmp_path, tmp_path)[-1]
-        == "p.txt"
+def test_a_request_with_other_prompts(tmp_path):
+    made = on_fresh_prompts(COMMAND.with_options({"--top": "3"}), FILES, tmp_path, tmp_path)
+    assert made.options == {
+        **COMMAND.options,
+        "--top": "3",
+        "--verify-positive": "p.txt",
+        "--verify-negative": "n.txt",
+    }
+    assert (made.command, made.arguments) == (COMMAND.command, COMMAND.arguments)
+    tuco = CommandRequest(command="tuco", arguments=["m"], options={"--prompts": "x"})
+    assert on_fresh_prompts(tuco, FILES[:1], tmp_path, tmp_path).options == {"--prompts": "p.txt"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"--top": {"a": 1}}, {"top": 3}, {"--top=3": True}, {"--top 3": True}, {"-o": "x"}]
+)
+def test_a_request_with_odd_options_is_not_read(options):
+    value = {"command": "compare", "arguments": [], "options": options}
+    assert recorded_request({"environment": {"request": value}}) is None
+
+
+def test_no_value_of_a_request_becomes_another_option():
+    request = CommandRequest(
+        command="compare",
+        arguments=["--out=elsewhere"],
+        options={"--base": "--out=there", "--embeddings": "--out=here", "--control": ["a", "b"]},
     )
-    assert option_value(["--a", "1", "--a=2"], "--a") == "2"
-    assert option_value(["--ab", "1"], "--a") is None
-    assert with_option_changed(
-        ["--a", "1", "--b", "1", "--a=3"], "--a", lambda value: value * 2
-    ) == [
-        "--a",
-        "11",
-        "--b",
-        "1",
-        "--a=33",
+    assert request.unambiguous_words() == [
+        "compare",
+        "--base=--out=there",
+        "--embeddings=--out=here",
+        "--control=a",
+        "--control=b",
+        "--",
+        "--out=elsewhere",
     ]
 
 
@@ -400,22 +415,17 @@ def test_a_held_out_half_is_parted_as_the_command_parts_it(tmp_path):
     from interp.prompts import Contrast, read_prompts
 
     named = [organisms.prompts("refusal", "locate", group) for group in ("harmful", "harmless")]
-    words = [
-        "locate-neurons",
-        "m",
-        "--positive",
-        str(named[0]),
-        "--negative",
-        str(named[1]),
-        "--seed",
-        "3",
-    ]
-    made = on_fresh_prompts(words, FILES, tmp_path / "half", tmp_path)
-    assert made[-4:] == ["--verify-positive", "p.txt", "--verify-negative", "n.txt"]
+    request = CommandRequest(
+        command="locate-neurons",
+        arguments=["m"],
+        options={"--positive": str(named[0]), "--negative": str(named[1]), "--seed": 3},
+    )
+    made = on_fresh_prompts(request, FILES, tmp_path / "half", tmp_path).options
+    assert (made["--verify-positive"], made["--verify-negative"]) == ("p.txt", "n.txt")
     whole = Contrast(read_prompts(named[0], name="locate+"), read_prompts(named[1], name="locate-"))
     first, second = whole.split(3)
     for flag, group in (("--positive", "positive"), ("--negative", "negative")):
-        kept = read_prompts(option_value(made, flag), name="other")
+        kept = read_prompts(made[flag], name="other")
         mine, rest = getattr(first, group), getattr(second, group)
         assert [(p.text, p.cluster, p.twin) for p in kept] == [
             (p.text, p.cluster, p.twin) for p in mine

@@ -32,7 +32,7 @@ from interp.prompts import OneClass, encode
 from interp.sites import Site, Weight
 from interp.study import Study
 from tests import causal, plain, tiny
-from tests.test_tuco import plain as plain_tuco
+from tests.tuco_pairs import plain as plain_tuco
 
 ENGINE = TorchEngine()
 IDS = [list(encode(tiny.tokenizer(), text).ids) for text in tiny.PROMPTS[:3]]

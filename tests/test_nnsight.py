@@ -118,7 +118,7 @@ def test_tables_are_the_same(family):
     for name in ("torch", "nnsight"):
         study = tiny.planted_study(family, pairs=8, engine=engine_named(name))
         located = LocateNeurons(method="integrated", top="3", steps=3)(study)
-        verified = VerifyNeurons.of(located, random_sets=2, control_prompts=4)(study)
+        verified = VerifyNeurons(located, random_sets=2, control_prompts=4)(study)
         tables[name] = (located, verified)
         assert located.provenance.context["engine"] == name
     for ours, theirs in zip(*tables.values(), strict=True):

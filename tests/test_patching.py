@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from interp.analyzers.framework import Known
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.patching import patching_tables
@@ -327,10 +328,10 @@ def test_patching_activations_is_said_and_is_in_the_key():
 
 def test_options_that_cannot_be_run():
     with pytest.raises(
-        OptionError, match="unknown --patch 'weights'; use contribution or activation"
+        OptionError, match="patch of VerifyNeurons is 'weights'; use contribution or activation"
     ):
-        VerifyNeurons(patch="weights").check(True)
+        VerifyNeurons(patch="weights")
     with pytest.raises(
         OptionError, match="--patch activation takes activations from a base, and there is none"
     ):
-        VerifyNeurons(patch="activation").check(False)
+        VerifyNeurons(patch="activation").check(Known(has_base=False))

@@ -43,7 +43,7 @@ def located(study):
 
 @pytest.fixture(scope="module")
 def found(study, located):
-    return RefusalDirection.of(located, shares=SHARES)(study)
+    return RefusalDirection(located, shares=SHARES)(study)
 
 
 def test_a_planted_direction_is_chosen_and_takes_the_behaviour_away(study, found):
@@ -158,7 +158,7 @@ def test_a_share_is_taken_once_at_every_depth(study, share):
 def test_where_nothing_is_shown_nothing_is_claimed(study, located):
     base = study.pair.base.module
     same = tiny.study(base, copy.deepcopy(base), 6, template=False, max_new_tokens=1)
-    silent = RefusalDirection.of(located, shares=(1.0,))(same)
+    silent = RefusalDirection(located, shares=(1.0,))(same)
     assert not len(silent.tables["claims"])
     assert silent.summary["supported"] is False
     assert np.isnan(silent["as_base"]).all()
@@ -173,6 +173,6 @@ def test_where_nothing_is_shown_nothing_is_claimed(study, located):
 def test_directions_that_mean_nothing_are_refused(study, located):
     for shares in ((), (0.0, 1.0), (1.5,)):
         with pytest.raises(OptionError, match="cannot be removed"):
-            RefusalDirection.of(located, shares=shares)(study)
+            RefusalDirection(located, shares=shares)(study)
     with pytest.raises(OptionError, match="needs a locating run"):
         RefusalDirection()(study)

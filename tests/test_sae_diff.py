@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from interp import claims, organisms
+from interp.analyzers.framework import Known
 from interp.analyzers.sae_diff import SaeDiff
 from interp.cli.common import Common
 from interp.cli.prompt_options import site_of
@@ -260,16 +261,18 @@ def test_what_cannot_be_compared_is_refused_before_a_model_runs():
         ({"draws": 9}, "use at least"),
         ({"max_norm_ratio": 0.5}, "a norm limit of"),
         ({"site": "nowhere"}, "is not a site"),
-        ({"comparison": "lens"}, "unknown comparison"),
+        ({"comparison": "lens"}, "comparison of SaeDiff is 'lens'; use crosscoder"),
     ):
         with pytest.raises(OptionError, match=said):
-            dataclasses.replace(analyzer(), **options).require()
+            dataclasses.replace(analyzer(), **options).check(Known())
     with pytest.raises(OptionError, match="at least 39"):
-        dataclasses.replace(analyzer("crosscoder", dictionary("crosscoder")), draws=38).require()
+        dataclasses.replace(analyzer("crosscoder", dictionary("crosscoder")), draws=38).check(
+            Known()
+        )
     with pytest.raises(OptionError, match="crosscoder of two models"):
-        analyzer("crosscoder", dictionary("tuned")).require()
+        analyzer("crosscoder", dictionary("tuned")).check(Known())
     with pytest.raises(OptionError, match="autoencoder of one site"):
-        analyzer("tuned", dictionary("crosscoder")).require()
+        analyzer("tuned", dictionary("crosscoder")).check(Known())
     with pytest.raises(OptionError, match="have 5 clusters"):
         analyzer()(study(asked=prompts(5)))
     with pytest.raises(OptionError, match="width 32"):

@@ -14,6 +14,7 @@ import torch
 from scipy import stats
 
 from interp import claims
+from interp.analyzers.framework import Known
 from interp.analyzers.sae_features import SaeFeatures
 from interp.engines import TorchEngine
 from interp.errors import OptionError
@@ -355,10 +356,10 @@ class TestKinds:
             ({"models": 2}, {"model_role": "both"}, r"crosscoder needs the base.*--base"),
             ({}, {"model_role": "difference"}, "needs the base's activations"),
             ({}, {"by": "gain"}, "--by gain needs"),
-            ({}, {"by": "beauty"}, "use density, max, gain"),
+            ({}, {"by": "beauty"}, "use density, max or gain"),
             ({}, {"latents": (3, 99)}, "no latent 99"),
             ({}, {"latents": (3, 3)}, "given twice"),
-            ({}, {"draws": 0}, "draws must be at least 1"),
+            ({}, {"draws": 0}, "draws of SaeFeatures is 0; use at least 1"),
             (
                 {},
                 {"site": "blocks.0.mlp.hook_in"},
@@ -376,13 +377,13 @@ class TestKinds:
     def test_what_cannot_be_read_is_refused(self, config, options, said):
         own = Dictionary(DictionaryConfig("standard", 32, 40, input_bias=False, **config))
         with pytest.raises(OptionError, match=said):
-            SaeFeatures(own, **{"site": SITE, **options}).require(False)
+            SaeFeatures(own, **{"site": SITE, **options}).check(Known(has_base=False))
         SaeFeatures(
             own,
             "blocks.0.mlp.hook_in",
             logits=False,
             model_role="both" if own.config.models == 2 else "tuned",
-        ).require(True)
+        ).check(Known(has_base=True))
 
     @pytest.mark.slow
     def test_a_transcoder_that_writes_into_the_stream(self, model):

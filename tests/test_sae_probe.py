@@ -13,6 +13,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from interp import claims
+from interp.analyzers.framework import Known
 from interp.analyzers.sae_probe import SaeProbe
 from interp.cli import main
 from interp.cli.sae_probe import claimed_latents
@@ -381,7 +382,9 @@ def test_random_sets_are_distinct_and_fire_as_often():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"position": "first"}, "unknown position"),
+        ({"position": "first"}, "position of SaeProbe is 'first'; use last, max or mean"),
+        ({"permutations": 0}, "permutations of SaeProbe is 0; use at least 1"),
+        ({"steer": 0.0}, "use a number above 0"),
         ({"k": (2, 1)}, "increasing numbers"),
         ({"k": (49,)}, "increasing numbers"),
         ({"given": (48,)}, "no latent 48"),
@@ -391,7 +394,7 @@ def test_random_sets_are_distinct_and_fire_as_often():
 )
 def test_options_that_contradict_are_refused(planted, change, match):
     with pytest.raises(OptionError, match=match):
-        analyzer(planted, **change).require(True)
+        analyzer(planted, **change).check(Known(has_base=True))
 
 
 def test_tuned_only_latents_come_of_a_run_of_the_same_dictionary(planted, pair):

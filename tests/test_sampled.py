@@ -122,9 +122,9 @@ def run(tmp_path_factory):
         tmp_path_factory.mktemp("sampled"), FILE + "samples: 3\ntemperature: 0.2\n", pairs=12
     )
     located = LocateNeurons(method="change", top="3")(study)
-    return study, VerifyNeurons.of(
-        located, random_sets=2, dose_draws=1, control_prompts=4, depth=4
-    )(study)
+    return study, VerifyNeurons(located, random_sets=2, dose_draws=1, control_prompts=4, depth=4)(
+        study
+    )
 
 
 def test_a_verifying_run_samples_under_every_condition(run):
@@ -176,7 +176,7 @@ def test_a_file_without_samples_is_the_same_run_as_before(tmp_path, run):
     assert "sampling" not in plain.metric.identity
     assert sampled.metric.identity["sampling"] == {"samples": 3, "temperature": 0.2, "seed": 0}
     located = LocateNeurons(method="change", top="3")(plain)
-    verified = VerifyNeurons.of(located, random_sets=1, dose_draws=1, control_prompts=2, depth=3)(
+    verified = VerifyNeurons(located, random_sets=1, dose_draws=1, control_prompts=2, depth=3)(
         plain
     )
     assert not {"samples", "sampled"} & set(verified.tables)

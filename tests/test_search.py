@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp import organisms
+from interp.analyzers.framework import Known
 from interp.analyzers.locate_neurons import LocateNeurons, Top
 from interp.analyzers.locate_neurons.search import prune, smallest_set
 from interp.errors import OptionError
@@ -129,7 +130,7 @@ def test_a_behaviour_that_is_alike_is_one_clear_sentence():
 def test_there_must_be_a_base_to_return_to(run, only_line, tmp_path):
     assert str(Top.parse("smallest")) == "smallest"
     with pytest.raises(OptionError, match="--top smallest needs a base model to return to"):
-        LocateNeurons(method="act-grad", top="smallest").check(has_base=False)
+        LocateNeurons(method="act-grad", top="smallest").check(Known(has_base=False))
     files = [
         organisms.prompts("refusal/planted", "locate", group) for group in ("harmful", "harmless")
     ]

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from interp.analyzers import dissociation as dissociation_module
 from interp.analyzers import redundancy as redundancy_module
-from interp.analyzers.base import Analyzer
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.dissociation import Dissociation
+from interp.analyzers.framework import Analyzer, Result
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.redundancy import Redundancy
 from interp.analyzers.stability import Stability
 from interp.analyzers.transfer import Transfer
 from interp.claims import check, evaluate, from_table
 from interp.errors import OptionError, PairError
+from interp.experiments.base_behaviour import has_behaviour_of
 from interp.experiments.conditions import ConditionResult, PatchSource, evaluate_condition
 from interp.experiments.outcomes import Outcomes
 from interp.experiments.ranking_sets import scores_of, selected_of
@@ -87,7 +87,7 @@ class Told(Analyzer):
     sets: tuple = ()
     size: int = 6
 
-    def __call__(self, study):
+    def run(self, study):
         scores = np.random.default_rng(int(study.contrast.digest[:12], 16)).random((3, 48))
         size, templates = self.size, {prompt.template for prompt in study.contrast.positive}
         if self.sets:
@@ -98,18 +98,14 @@ class Told(Analyzer):
         layer, index = (part.ravel() for part in np.indices(scores.shape))
         rank = np.empty(scores.size, np.int64)
         rank[np.argsort(-scores.ravel())] = np.arange(1, scores.size + 1)
-        return table(
-            self.name,
-            {
-                "layer": (layer, "key", "block"),
-                "neuron": (index, "key", "neuron"),
-                "score": (scores.ravel(), "measure", "score"),
-                "rank": (rank, "measure", "rank"),
-                "selected": (rank <= size, "flag", "selected"),
-            },
-            provenance=study.provenance(self),
-            summary={"unit": "neuron"},
-        )
+        columns = {
+            "layer": (layer, "key", "block"),
+            "neuron": (index, "key", "neuron"),
+            "score": (scores.ravel(), "measure", "score"),
+            "rank": (rank, "measure", "rank"),
+            "selected": (rank <= size, "flag", "selected"),
+        }
+        return Result(table("", columns), summary={"unit": "neuron"})
 
 
 def by_template(study):
@@ -255,7 +251,7 @@ def test_random_sets_that_do_as_much_are_counted(study):
 
 def test_a_planted_ranking_foretells_halves_and_a_turned_one_does_not(study):
     run = LocateNeurons(method="integrated", top="3", steps=3)(study)
-    found = Coalitions.of(run, draws=12, prompts=4)(study)
+    found = Coalitions(run, draws=12, prompts=4)(study)
     claim = sure(found)["coalitions"]
     assert claim.supported
     assert claim.value == pytest.approx(spearmanr(found["predicted"], found["exact"]).statistic)
@@ -266,7 +262,7 @@ def test_a_planted_ranking_foretells_halves_and_a_turned_one_does_not(study):
     pairs = found["predicted"].reshape(-1, 2).sum(1)
     np.testing.assert_allclose(pairs, run["score"].sum(), atol=1e-9)
     turned = replace_scores(run, -run["score"])
-    against = sure(Coalitions.of(turned, draws=12, prompts=4)(study))["coalitions"]
+    against = sure(Coalitions(turned, draws=12, prompts=4)(study))["coalitions"]
     assert not against.supported
     assert against.value == pytest.approx(-claim.value)
 
@@ -283,7 +279,7 @@ def test_a_half_that_holds_all_that_changed_is_the_base_and_one_that_holds_none_
         located["layer"] * 48 + located["neuron"],
         [layer * 48 + neuron for layer, neuron in PLANTED],
     )
-    found = Coalitions.of(
+    found = Coalitions(
         replace_scores(located, marks.astype(float)), draws=16, prompts=16, permutations=9
     )(study)
     inside = found["predicted"] == 3
@@ -310,9 +306,7 @@ def test_scores_at_random_foretell_at_the_nominal_rate(study, located):
         run = replace_scores(
             located, generator.permutation(located["score"].reshape(3, 48), axis=1).ravel()
         )
-        p.append(
-            sure(Coalitions.of(run, draws=8, prompts=2, permutations=99)(study))["coalitions"].p
-        )
+        p.append(sure(Coalitions(run, draws=8, prompts=2, permutations=99)(study))["coalitions"].p)
     assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 30)
 
 
@@ -333,7 +327,7 @@ def permuted(module, layers):
 
 def test_a_set_is_reused_in_a_further_child(modules, study, located):
     far = asked(tiny.perturbed(modules[1], 0.002, seed=3), modules[0])
-    found = Transfer.of(located, study.pair, recomputed=LOCATE(far), permutations=30, **SMALL)(far)
+    found = Transfer(located, study.pair, recomputed=LOCATE(far), permutations=30, **SMALL)(far)
     claims = sure(found)
     assert set(claims) == {"correspondence", "reused", "recomputed"}
     assert all(claim.supported for claim in claims.values())
@@ -360,7 +354,7 @@ def test_a_set_is_not_reused_where_neurons_were_permuted(modules, study, located
     far = asked(permuted(modules[1], layers), permuted(modules[0], layers))
     for group in ("positive", "negative"):
         assert far.answers("tuned", group) == study.answers("tuned", group)
-    found = Transfer.of(located, study.pair, recomputed=LOCATE(far), permutations=30, **SMALL)(far)
+    found = Transfer(located, study.pair, recomputed=LOCATE(far), permutations=30, **SMALL)(far)
     claims = sure(found)
     assert not claims["correspondence"].supported
     assert set(claims) == {"correspondence", "recomputed"}
@@ -371,7 +365,7 @@ def test_a_set_is_not_reused_where_neurons_were_permuted(modules, study, located
 
 def test_a_transfer_to_where_nothing_can_be_measured_shows_nothing(modules, study, located):
     for far in (asked(modules[1], None), asked(modules[0], copy.deepcopy(modules[0]))):
-        found = Transfer.of(located, study.pair, permutations=19, **SMALL)(far)
+        found = Transfer(located, study.pair, permutations=19, **SMALL)(far)
         assert sure(found)["correspondence"].supported
         assert found.summary["supported"] is False
         assert "was not reused" in found.summary["limits"][0]
@@ -380,9 +374,9 @@ def test_a_transfer_to_where_nothing_can_be_measured_shows_nothing(modules, stud
 def test_transfers_that_mean_nothing_are_refused(modules, study, located):
     small = Pair.from_modules(tiny.llama(intermediate_size=40), None, tiny.tokenizer(False))
     with pytest.raises(PairError, match="give a fine-tuned model of the same base"):
-        Transfer.of(located, small)(study)
+        Transfer(located, small)(study)
     with pytest.raises(OptionError, match="locate one kind"):
-        Transfer.of(located, study.pair, recomputed=replace(LOCATE, unit="head")(study))(study)
+        Transfer(located, study.pair, recomputed=replace(LOCATE, unit="head")(study))(study)
 
 
 # ---------------------------------------------------------------------------------------------- dissociation
@@ -400,7 +394,7 @@ def test_two_planted_skills_come_apart(modules):
     other = second(study)
     runs = [LocateNeurons(method="cross", top="3")(each) for each in (study, other)]
     assert [set(selected_of(run)) for run in runs] == [set(PLANTED), set(SECOND)]
-    found = Dissociation.of(*runs, other, random_sets=19, control_prompts=2)(study)
+    found = Dissociation(*runs, other, random_sets=19, control_prompts=2)(study)
     claims = sure(found)
     assert all(claim.supported for claim in claims.values())
     assert found.summary["supported"] is True
@@ -425,7 +419,7 @@ def test_a_broken_answer_is_neither_models_behaviour():
         return ConditionResult("x", "positive", **(none | flags))
 
     base, under = judged([0, 0, 1, 1], [0, 1, 0, 0]), judged([0, 0, 1, 0], [1, 1, 0, 0])
-    assert dissociation_module._has_behaviour_of(base, under).tolist() == [False, True, True, False]
+    assert has_behaviour_of(base, under).tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("kind", ["stability", "redundancy", "transfer", "dissociation"])
@@ -452,10 +446,10 @@ def test_other_words_than_the_bases_change_nothing(modules, kind, monkeypatch):
         analyzer = {
             "stability": Stability(LOCATE, resamples=1, draws=9, random_sets=2, control_prompts=4),
             "redundancy": Redundancy(LOCATE, rounds=2, random_sets=2, control_prompts=4),
-            "transfer": Transfer.of(
+            "transfer": Transfer(
                 runs[0], study.pair, permutations=19, random_sets=2, control_prompts=4
             ),
-            "dissociation": Dissociation.of(*runs, other, random_sets=2, control_prompts=4),
+            "dissociation": Dissociation(*runs, other, random_sets=2, control_prompts=4),
         }[kind]
         made = analyzer(study)
         found.append(
@@ -535,10 +529,10 @@ def test_a_behaviour_that_is_alike_is_said_in_one_sentence(modules, kind, monkey
     made = {
         "stability": Stability(LOCATE, resamples=1, draws=9, random_sets=2, control_prompts=4),
         "redundancy": Redundancy(LOCATE, rounds=2, random_sets=2, control_prompts=4),
-        "transfer": Transfer.of(
+        "transfer": Transfer(
             runs[0], study.pair, permutations=19, random_sets=2, control_prompts=4
         ),
-        "dissociation": Dissociation.of(*runs, other, random_sets=2, control_prompts=4),
+        "dissociation": Dissociation(*runs, other, random_sets=2, control_prompts=4),
     }[kind](study)
     where, said = ALIKE[kind]
     text = made.summary[where] if where == "sentence" else " ".join(made.summary["limits"])
@@ -552,14 +546,14 @@ def test_each_with_the_set_of_the_other_they_do_not(modules):
     study = asked(modules[2], modules[0])
     other = second(study)
     runs = [LocateNeurons(method="cross", top="3")(each) for each in (other, study)]
-    again = Dissociation.of(*runs, other, random_sets=1, control_prompts=2)(study)
+    again = Dissociation(*runs, other, random_sets=1, control_prompts=2)(study)
     assert not any(claim.supported for claim in sure(again).values())
     assert again.summary["supported"] is False
 
 
 def test_skills_of_which_one_is_none_do_not_come_apart(study, located):
     other = second(study)
-    found = Dissociation.of(located, located, other, random_sets=2, control_prompts=2)(study)
+    found = Dissociation(located, located, other, random_sets=2, control_prompts=2)(study)
     assert found.summary["supported"] is False
     assert not sure(found)
     assert "the same in both models" in found.summary["sentence"]
@@ -568,6 +562,6 @@ def test_skills_of_which_one_is_none_do_not_come_apart(study, located):
 def test_dissociations_that_mean_nothing_are_refused(modules, study, located):
     heads = replace(LOCATE, unit="head")(study)
     with pytest.raises(OptionError, match="locate one kind"):
-        Dissociation.of(located, heads, second(study))(study)
+        Dissociation(located, heads, second(study))(study)
     with pytest.raises(OptionError, match="different pairs"):
-        Dissociation.of(located, located, asked(modules[1], modules[0]))(study)
+        Dissociation(located, located, asked(modules[1], modules[0]))(study)

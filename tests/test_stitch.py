@@ -261,19 +261,19 @@ def test_a_run_is_whole_and_can_be_measured_again(tmp_path):
     table = store.get(table.provenance.key)
     for claim in claims.from_table(table.tables["claims"]):
         claims.check(claim, table)
-    kinds = {"tune 1", "tune 2", "base", "graft 1", "graft 2", "stitched", "average", "random"}
+    kinds = {"model 1", "model 2", "base", "graft 1", "graft 2", "stitched", "average", "random"}
     assert set(table["kind"].tolist()) == kinds
     kept = {
         name: sum(len(w) for n, w in table.arrays.items() if n.startswith(name))
-        for name in ("tune 1", "tune 2")
+        for name in ("model 1", "model 2")
     }
     assert list(kept.values()) == table.summary["kept"]
     for part in (table, table.tables["overlaps"]):
         assert figures.plot(part).layout.meta["caption"]
     rows = {(row["mask"], row["other"]): row for row in table.tables["overlaps"].rows()}
     assert (
-        rows["tune 1", "tune 2"]["shared"]
-        == rows["tune 2", "tune 1"]["shared"]
+        rows["model 1", "model 2"]["shared"]
+        == rows["model 2", "model 1"]["shared"]
         == table.summary["claimed_by_several"]
     )
     json.dumps(table.summary, allow_nan=False)
@@ -287,7 +287,7 @@ def test_masks_of_everything_make_the_stitch_the_average():
     for task in (1, 2):
         assert losses[task, "stitched"] == losses[task, "average"] == losses[task, "random"]
         assert losses[task, f"graft {task}"] == pytest.approx(
-            losses[task, f"tune {task}"], rel=1e-6
+            losses[task, f"model {task}"], rel=1e-6
         )
         assert losses[task, "stitched"] != losses[task, "base"]
 
@@ -337,7 +337,7 @@ def test_graft_runs_lend_their_masks_in_order():
         got = {
             name.split("/")[1]: where
             for name, where in table.arrays.items()
-            if name.startswith(f"tune {at}/")
+            if name.startswith(f"model {at}/")
         }
         assert own.keys() == got.keys()
         assert all(np.array_equal(own[name], got[name]) for name in own)
@@ -346,7 +346,9 @@ def test_graft_runs_lend_their_masks_in_order():
             study
         )
     with pytest.raises(OptionError, match="1 graft runs for 2 fine-tuned models"):
-        Stitch(held_out=analyzer.held_out, others=analyzer.others, runs=tuple(runs[:1])).check()
+        Stitch(held_out=analyzer.held_out, others=analyzer.others, runs=tuple(runs[:1])).require(
+            study
+        )
 
 
 @pytest.mark.slow
@@ -429,8 +431,8 @@ def test_the_command_keeps_a_run_and_answers_again_from_it(run, folder):
 BAD = {
     "one task too many": (["--task", "one.jsonl"], "2 fine-tuned models and 3 tasks"),
     "a share": (["--density", "0"], "density of a mask is"),
-    "a way": (["--localise", "guess"], "unknown --localise 'guess'"),
-    "a regulariser": (["--reg", "l2"], "unknown regulariser 'l2'"),
+    "a way": (["--localise", "guess"], "localise of Stitch is 'guess'; use movement, learned"),
+    "a regulariser": (["--reg", "l2"], "reg of Stitch is 'l2'; use l1, binarise"),
     "a scope": (["--scope", "neurons"], "unknown --scope"),
     "no run": (["--mask", "1234"], "there is no store"),
     "no base": (["--base", "nowhere"], "nowhere"),

@@ -96,7 +96,7 @@ def test_the_files_are_those_of_the_format(tmp_path):
         )
     ]
     manifest = json.loads((path / "manifest.json").read_text())
-    assert manifest["schema"] == 5
+    assert manifest["schema"] == 6
     assert manifest["table"]["columns"][2] == {
         "name": "double",
         "role": "measure",
@@ -311,7 +311,7 @@ def test_a_store_of_the_old_layout_is_refused_and_left_as_it_is(tmp_path):
     old = tmp_path / "old"
     shutil.copytree(path, old / "runs" / path.name)
     manifest = old / "runs" / path.name / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema": 5', '"schema": 4'))
+    manifest.write_text(manifest.read_text().replace('"schema": 6', '"schema": 5'))
     with pytest.raises(StoreError, match=r"older interp.*--store") as caught:
         Store(old)
     assert is_one_line(caught)
@@ -327,7 +327,7 @@ def test_a_run_of_a_newer_interp_is_left_alone(tmp_path):
     store = Store(tmp_path)
     path = store.write(full())
     manifest = path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema": 5', '"schema": 6'))
+    manifest.write_text(manifest.read_text().replace('"schema": 6', '"schema": 7'))
     for use in (
         lambda: store.get(path.name),
         lambda: store.run(lambda study: full(), Study()),

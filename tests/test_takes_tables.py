@@ -7,20 +7,23 @@ import dataclasses
 import numpy as np
 import pytest
 
-from interp.analyzers.base import Analyzer, require_locating
+import interp.analyzers
 from interp.analyzers.baselines import Baselines
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.control_locations import ControlLocations
 from interp.analyzers.dissociation import Dissociation
+from interp.analyzers.framework import require_locating
 from interp.analyzers.intruder_scaling import IntruderScaling
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.redundancy import Redundancy
 from interp.analyzers.refusal_direction import RefusalDirection
+from interp.analyzers.sae_diff import SaeDiff
 from interp.analyzers.stability import Stability
 from interp.analyzers.transfer import Transfer
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.errors import OptionError
 from interp.provenance import Provenance
+from interp.sae import Dictionary, DictionaryConfig
 from interp.store import Store
 from interp.table import table
 from tests import tiny
@@ -40,11 +43,10 @@ def located(study):
 
 
 def test_a_located_table_is_verified_as_the_design_writes_it(study, located, tmp_path):
-    given, made = VerifyNeurons(located, **SMALL), VerifyNeurons.of(located, **SMALL)
-    assert given == made
+    given = VerifyNeurons(located, **SMALL)
     assert given.parent == located.require_provenance().key
     assert (given.selected, len(given.ranking), given.unit) == (3, len(located), "neuron")
-    assert study.provenance(given).key == study.provenance(made).key
+    assert study.provenance(given).key == study.provenance(VerifyNeurons(located, **SMALL)).key
     # what is changed later keeps the set
     assert dataclasses.replace(given, random_sets=2).ranking == given.ranking
     store = Store(tmp_path)
@@ -61,9 +63,7 @@ def test_a_ranking_beside_a_located_table_is_refused(located):
 
 TAKE = {
     "VerifyNeurons.located": lambda run: VerifyNeurons(run),
-    "VerifyNeurons.of": lambda run: VerifyNeurons.of(run),
     "Coalitions.located": lambda run: Coalitions(run),
-    "Coalitions.of": lambda run: Coalitions.of(run),
     "RefusalDirection.located": lambda run: RefusalDirection(run),
     "Transfer.located": lambda run: Transfer(run),
     "Transfer.recomputed": lambda run: Transfer(recomputed=run),
@@ -75,6 +75,9 @@ TAKE = {
     "Baselines.located": lambda run: Baselines(located=run),
     "Baselines.contrast": lambda run: Baselines(contrast=run),
     "IntruderScaling.located": lambda run: IntruderScaling(run),
+    "SaeDiff.controls": lambda run: SaeDiff(
+        Dictionary(DictionaryConfig("topk", 4, 4, models=2, k=1)), controls=(run,)
+    ),
 }
 
 
@@ -82,13 +85,18 @@ TAKE = {
 def test_a_table_of_another_kind_is_refused_at_once(name):
     with pytest.raises(
         OptionError,
-        match=r"is a table of kind 'compare'; give a table of kind '(locate|verify|intr)",
+        match=r"is a table of kind 'compare'; give a table of kind '(locate|verify|intr|sae-diff)",
     ):
         TAKE[name](OTHER)
 
 
 def test_every_analyzer_that_takes_a_table_says_of_which_kind():
-    fields = {(one.__name__, name) for one in Analyzer.__subclasses__() for name in one.takes}
+    fields = {
+        (one.__name__, field.name)
+        for one in (getattr(interp.analyzers, name) for name in interp.analyzers.__all__)
+        for field in dataclasses.fields(one)
+        if field.metadata.get("kind")
+    }
     assert fields | {("VerifyNeurons", "located")} == {
         tuple(n.split(".")) for n in TAKE if not n.endswith(".of")
     }

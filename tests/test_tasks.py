@@ -185,7 +185,7 @@ def test_planted_neurons_are_found_and_verified_by_their_task():
         (1, 17),
         (1, 30),
     }
-    checked = VerifyNeurons.of(located, random_sets=40)(study)
+    checked = VerifyNeurons(located, random_sets=40)(study)
     by_name = {claim.name: claim for claim in claims.from_table(checked.tables["claims"])}
     assert by_name["necessity-recovery"].supported
     assert by_name["necessity"].reason == "behaviour is not supported"

@@ -66,7 +66,7 @@ def study(family):
 
 @pytest.fixture(scope="module")
 def table(study):
-    return VerifyNeurons.of(LocateNeurons(method="change", top="3")(study), **SMALL)(study)
+    return VerifyNeurons(LocateNeurons(method="change", top="3")(study), **SMALL)(study)
 
 
 def row(table, condition, group):
@@ -486,7 +486,7 @@ def test_what_a_set_does_at_most_is_no_less_than_what_it_does(noisy, direction, 
 
 
 def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(study, table):
-    few = VerifyNeurons.of(
+    few = VerifyNeurons(
         LocateNeurons(method="change", top="3")(study), **{**SMALL, "judged_sets": 4}
     )(study)
     for direction in ("necessity", "sufficiency"):
@@ -526,7 +526,7 @@ def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(s
 def test_necessity_alone_is_what_it_is_beside_everything_else(study, table):
     """As ``--quick`` asks for it: nothing is patched into the base, no other doses, no two by two."""
     options = {**SMALL, "directions": ("necessity",), "doses": False, "cell_sets": 0}
-    run = VerifyNeurons.of(LocateNeurons(method="change", top="3")(study), **options)(study)
+    run = VerifyNeurons(LocateNeurons(method="change", top="3")(study), **options)(study)
     whole, found = findings_of(table), findings_of(run)
     assert set(whole) - set(found) == {"sufficiency", "sufficiency-recovery", "selective"}
     for name, one in found.items():
@@ -899,7 +899,7 @@ def test_an_identical_pair_supports_nothing(family):
     model = tiny.FAMILIES[family](seed=7)
     study = tiny.study(model, copy.deepcopy(model), pairs=4, max_new_tokens=2)
     located = LocateNeurons(top="3")(study)
-    table = VerifyNeurons.of(located, **SMALL)(study)
+    table = VerifyNeurons(located, **SMALL)(study)
     assert table.summary["supported"] is False
     assert table.summary["changed_prompts"] == 0
     assert table.summary["k95_behaviour"] is None
@@ -1109,7 +1109,12 @@ def test_log_odds_that_say_more_than_answers_are_warned_of(forty):
 
 def concluded(study, found):
     """The run of this evidence; whatever its verdicts, each claim passes its own check."""
-    table = build(VerifyNeurons(), study, found, 0.95)
+
+    class Found(VerifyNeurons):
+        def run(self, study):
+            return build(study, found, self.reach, self.parent)
+
+    table = Found()(study)
     for finding in from_table(table.tables["claims"]):
         check(finding, table)
     return table
@@ -1259,13 +1264,13 @@ def test_necessary_but_not_sufficient_is_supported_and_untuned_is_said(forty):
 
 
 def test_no_controls_are_no_null(study):
-    with pytest.raises(OptionError, match="--random-sets 0"):
+    with pytest.raises(OptionError, match="random_sets of VerifyNeurons is 0; use at least 1"):
         VerifyNeurons(ranking=((1, 5),), selected=1, random_sets=0)(study)
 
 
 def test_the_ranking_is_the_located_tables(study):
     located = LocateNeurons(method="change", top="3")(study)
-    verify = VerifyNeurons.of(located)
+    verify = VerifyNeurons(located)
     assert set(verify.ranking[:3]) == set(PLANTED)
     assert verify.selected == 3
     assert verify.parent == located.provenance.key
@@ -1276,7 +1281,7 @@ def test_the_ranking_is_the_located_tables(study):
 
 def test_what_the_parent_determines_is_not_said_twice(study):
     located = LocateNeurons(method="change", top="3")(study)
-    child = VerifyNeurons.of(located)
+    child = VerifyNeurons(located)
     assert "ranking" not in child.options
     assert study.provenance(child).parent == located.provenance.key
     # given by hand, the neurons make the key
@@ -1298,8 +1303,6 @@ def test_models_in_bfloat16():
             strict=True,
         )
     ) == {*PLANTED}
-    table = VerifyNeurons.of(located, random_sets=1, dose_draws=1, depth=3, control_prompts=4)(
-        study
-    )
+    table = VerifyNeurons(located, random_sets=1, dose_draws=1, depth=3, control_prompts=4)(study)
     assert table.summary["k95_behaviour"] == 3
     assert row(table, "ablate-base", "positive")["refused"] == 0.0

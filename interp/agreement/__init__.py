@@ -24,12 +24,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from interp.agreement.comparison import MethodComparison, agreement_table, cells_table, null_table
-from interp.agreement.places import METHODS, POOLED_METHODS, Place
+from interp.agreement.places import METHODS, POOLED_METHODS, Place, PlaceRow
 from interp.claims import Finding, conclude, evaluate
 from interp.errors import OptionError
-from interp.maths.statistics import benjamini_hochberg
 from interp.provenance import Provenance, environment
-from interp.table import Table, table
+from interp.rows import columns_of, rows_table
+from interp.table import Table
 
 ROLES = ("base", "tuned", "adapter")
 
@@ -107,43 +107,40 @@ class Agreement:
             key=lambda run: (list(METHODS).index(run.kind), run.require_provenance().key),
         )
         places_by_method: dict[str, list[Place]] = {}
+        keys: dict[str, str] = {}
         for name, run in zip(_method_names(tables), tables, strict=True):
             places_by_method.setdefault(name, []).extend(METHODS[run.kind][1](run))
+            key = run.require_provenance().key
+            keys[name] = f"{keys[name]} {key}" if name in keys else key
         movement = next((name for name in places_by_method if name.startswith("movement")), None)
         generator = np.random.default_rng(runs.seed)
         pairs = [
             MethodComparison.from_places(a, b, places_by_method, movement, generator, self.draws)
             for a, b in combinations(places_by_method, 2)
         ]
-        adjusted = benjamini_hochberg(np.array([pair.p for pair in pairs]))
-        claims = [pair.claim for pair in pairs]
-        keys: dict[str, str] = {}
-        for name, run in zip(_method_names(tables), tables, strict=True):
-            key = run.require_provenance().key
-            keys[name] = f"{keys[name]} {key}" if name in keys else key
-        run = _places_table(
-            places_by_method,
-            list(keys.values()),
-            runs.provenance(self),
-            summary={
-                "methods": keys,
-                "silent": [
-                    name
-                    for name, places in places_by_method.items()
-                    if not any(place.amount for place in places)
-                ],
-            },
+        silent = [
+            name
+            for name, places in places_by_method.items()
+            if not any(place.amount for place in places)
+        ]
+        run = rows_table(
+            PlaceRow,
+            self.name,
+            _place_columns(places_by_method, keys),
+            provenance=runs.provenance(self),
+            summary={"methods": keys, "silent": silent},
             tables={
-                "agreement": agreement_table(pairs, adjusted),
+                "agreement": agreement_table(pairs),
                 "cells": cells_table(pairs),
                 "null": null_table(pairs),
             },
         )
+        claims = [pair.claim for pair in pairs]
         findings = evaluate(claims, run)
         return conclude(
             run,
             claims,
-            lead=_sentence(findings, places_by_method),
+            lead=_sentence(findings, silent),
             supported=any(finding.supported for finding in findings),
         )
 
@@ -160,64 +157,29 @@ def _method_names(tables: Sequence[Table]) -> list[str]:
     ]
 
 
-def _sentence(findings: Sequence[Finding], places_by_method: Mapping[str, Sequence[Place]]) -> str:
-    supported = [finding.name for finding in findings if finding.supported]
-    silent = [
-        name
-        for name, places in places_by_method.items()
-        if not any(place.amount for place in places)
-    ]
-    compared = sum(not np.isnan(claim.value) for claim in findings)
+def _sentence(findings: Sequence[Finding], silent: Sequence[str]) -> str:
+    n_supported = sum(finding.supported for finding in findings)
+    compared = sum(not np.isnan(finding.value) for finding in findings)
     sentence = (
-        f"{len(supported)} of {compared} pairs of methods agree beyond chance on where fine-tuning"
+        f"{n_supported} of {compared} pairs of methods agree beyond chance on where fine-tuning"
         " changed the model."
     )
     return sentence + (f" No change found by: {', '.join(silent)}." if silent else "")
 
 
-def _places_table(
-    places_by_method: Mapping[str, Sequence[Place]],
-    keys: Sequence[str],
-    provenance: Provenance,
-    **parts: Any,
-) -> Table:
+def _place_columns(
+    places_by_method: Mapping[str, Sequence[Place]], keys: Mapping[str, str]
+) -> dict[str, list]:
     rows = [
         (
-            key,
+            keys[name],
             name,
             *place,
             place.amount / place.size if place.size else 0.0,
             place.amount / (total or 1.0),
         )
-        for key, (name, places) in zip(keys, places_by_method.items(), strict=True)
+        for name, places in places_by_method.items()
         for total in [sum(place.amount for place in places)]
         for place in places
     ]
-    columns = list(zip(*rows, strict=True))
-    descriptions = {
-        "made_by": ("key", "key of the run, or keys of all pooled runs"),
-        "method": ("key", "method"),
-        "layer": ("key", "block, from 0"),
-        "part": ("key", "matrix, attention, mlp, or the whole block"),
-        "amount": (
-            "measure",
-            (
-                "sum of |scores|, intruders, grafted weights, norm of the fine-tuned contribution,"
-                " or squared weight change"
-            ),
-        ),
-        "size": (
-            "measure",
-            (
-                "number of units, vectors or weights, norm of the base contribution, or squared"
-                " weight norm"
-            ),
-        ),
-        "intensity": ("measure", "amount divided by size"),
-        "share": ("measure", "share of the method's total amount"),
-    }
-    data = {
-        name: (list(values), *description)
-        for (name, description), values in zip(descriptions.items(), columns, strict=True)
-    }
-    return table("places", data, provenance=provenance, **parts)
+    return {name: [row[at] for row in rows] for at, name in enumerate(columns_of(PlaceRow))}

@@ -7,12 +7,49 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.agreement.places import LEVELS, Place, intensities, level_of
+from interp.agreement.places import LEVELS, Place, PlaceRow, intensities, level_of
 from interp.claims import Claim, Draws, statistic
-from interp.maths.statistics import permutation_p, rank_correlation, ranks
-from interp.table import Table, table
+from interp.maths.statistics import benjamini_hochberg, permutation_p, rank_correlation, ranks
+from interp.rows import DrawRow, columns_of, key, measure, rows_table
+from interp.table import Table
 
 PLURAL = {"matrix": "matrices", "sublayer": "sublayers", "block": "blocks"}
+
+
+class PairRow:
+    """Rows about two methods."""
+
+    first: str = key("one method")
+    second: str = key("the other")
+
+
+class AgreementRow(PairRow):
+    """A row per pair of methods."""
+
+    level: str = key("finest level that both have")
+    places: int = measure("number of places compared")
+    correlation: float = measure("Spearman's correlation of intensities")
+    chance: float = measure("mean correlation with permuted intensities")
+    p: float = measure(
+        "permutation p: share of draws that agree at least as well, counting the observed one"
+    )
+    adjusted_p: float = measure("after correction for all pairs (Benjamini and Hochberg)")
+    beyond_movement: float = measure("partial correlation given the movement of the weights")
+
+
+class CellRow(PairRow):
+    """A row per pair of methods and place."""
+
+    layer: int = PlaceRow.layer
+    part: str = PlaceRow.part
+    one: float = measure("intensity by the first")
+    other: float = measure("intensity by the second")
+
+
+class NullRow(DrawRow, PairRow):
+    """A row per pair of methods and draw."""
+
+    correlation: float = measure("rank correlation")
 
 
 @dataclass(frozen=True)
@@ -59,16 +96,8 @@ class MethodComparison:
                 beyond = _partial_correlation(
                     a, b, np.array([movement_intensities[place] for place in places])
                 )
-        return cls(
-            first,
-            second,
-            level,
-            places,
-            a,
-            b,
-            _null_correlations(a, b, places, generator, draws),
-            beyond,
-        )
+        null = _null_correlations(a, b, places, generator, draws)
+        return cls(first, second, level, places, a, b, null, beyond)
 
     @property
     def correlation(self) -> float:
@@ -88,9 +117,9 @@ class MethodComparison:
         methods = f"{self.first} and {self.second}"
         sentence = (
             f"Over {len(self.places)} {PLURAL[self.level]}, {methods} have a rank correlation of"
-            " {value:.2f} "
+            " {value:.2f} (permuted intensities {control:.2f}, p = {p_adjusted:.2g} after"
+            " correction)"
         )
-        sentence += "(permuted intensities {control:.2f}, p = {p_adjusted:.2g} after correction)"
         if np.isfinite(self.beyond_movement):
             sentence += (
                 f"; partial correlation {self.beyond_movement:.2f} given the movement of the"
@@ -142,45 +171,21 @@ def _partial_correlation(a: np.ndarray, b: np.ndarray, control: np.ndarray) -> f
     return float((ab - ag * bg) / np.sqrt(unexplained)) if unexplained > 1e-12 else float("nan")
 
 
-def agreement_table(pairs: Sequence[MethodComparison], adjusted: np.ndarray) -> Table:
+def agreement_table(pairs: Sequence[MethodComparison]) -> Table:
     """One row per pair."""
-    return table(
+    return rows_table(
+        AgreementRow,
         "places-agreement",
         {
-            "first": ([pair.first for pair in pairs], "key", "one method"),
-            "second": ([pair.second for pair in pairs], "key", "the other"),
-            "level": ([pair.level for pair in pairs], "key", "finest level that both have"),
-            "places": (
-                [len(pair.places) for pair in pairs],
-                "measure",
-                "number of places compared",
-            ),
-            "correlation": (
-                [pair.correlation for pair in pairs],
-                "measure",
-                "Spearman's correlation of intensities",
-            ),
-            "chance": (
-                [float(np.mean(pair.null)) for pair in pairs],
-                "measure",
-                "mean correlation with permuted intensities",
-            ),
-            "p": (
-                [pair.p for pair in pairs],
-                "measure",
-                "permutation p: share of draws that agree at least as well, counting the"
-                " observed one",
-            ),
-            "adjusted_p": (
-                adjusted,
-                "measure",
-                "after correction for all pairs (Benjamini and Hochberg)",
-            ),
-            "beyond_movement": (
-                [pair.beyond_movement for pair in pairs],
-                "measure",
-                "partial correlation given the movement of the weights",
-            ),
+            "first": [pair.first for pair in pairs],
+            "second": [pair.second for pair in pairs],
+            "level": [pair.level for pair in pairs],
+            "places": [len(pair.places) for pair in pairs],
+            "correlation": [pair.correlation for pair in pairs],
+            "chance": [float(np.mean(pair.null)) for pair in pairs],
+            "p": [pair.p for pair in pairs],
+            "adjusted_p": benjamini_hochberg(np.array([pair.p for pair in pairs])),
+            "beyond_movement": [pair.beyond_movement for pair in pairs],
         },
     )
 
@@ -194,40 +199,19 @@ def cells_table(pairs: Sequence[MethodComparison]) -> Table:
             pair.places, pair.first_intensities, pair.second_intensities, strict=True
         )
     ]
-    descriptions = {
-        "first": ("key", "one method"),
-        "second": ("key", "the other"),
-        "layer": ("key", "block, from 0"),
-        "part": ("key", "matrix, attention, mlp, or the whole block"),
-        "one": ("measure", "intensity by the first"),
-        "other": ("measure", "intensity by the second"),
-    }
-    columns = list(zip(*rows, strict=True)) or [()] * len(descriptions)
-    return table(
-        "places-cells",
-        {
-            n: (list(v), *description)
-            for (n, description), v in zip(descriptions.items(), columns, strict=True)
-        },
-    )
+    columns = {name: [row[at] for row in rows] for at, name in enumerate(columns_of(CellRow))}
+    return rows_table(CellRow, "places-cells", columns)
 
 
 def null_table(pairs: Sequence[MethodComparison]) -> Table:
     """One row per pair and draw."""
-    return table(
+    return rows_table(
+        NullRow,
         "places-null",
         {
-            "first": ([pair.first for pair in pairs for _ in pair.null], "key", "one method"),
-            "second": ([pair.second for pair in pairs for _ in pair.null], "key", "the other"),
-            "draw": (
-                [draw for pair in pairs for draw in range(len(pair.null))],
-                "key",
-                "index of the draw",
-            ),
-            "correlation": (
-                np.concatenate([pair.null for pair in pairs]),
-                "measure",
-                "rank correlation",
-            ),
+            "first": [pair.first for pair in pairs for _ in pair.null],
+            "second": [pair.second for pair in pairs for _ in pair.null],
+            "draw": [draw for pair in pairs for draw in range(len(pair.null))],
+            "correlation": np.concatenate([pair.null for pair in pairs]),
         },
     )

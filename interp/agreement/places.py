@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from interp.rows import LayerRow, key, measure
 from interp.sites import MATRICES, Site
 from interp.table import Table
 
@@ -24,13 +25,30 @@ class Place(NamedTuple):
     size: float
 
 
+class PlaceRow:
+    """A row per method, block and part."""
+
+    made_by: str = key("key of the run, or keys of all pooled runs")
+    method: str = key("method")
+    layer: int = LayerRow.layer
+    part: str = key("matrix, attention, mlp, or the whole block")
+    amount: float = measure(
+        "sum of |scores|, intruders, grafted weights, norm of the fine-tuned contribution, or"
+        " squared weight change"
+    )
+    size: float = measure(
+        "number of units, vectors or weights, norm of the base contribution, or squared weight norm"
+    )
+    intensity: float = measure("amount divided by size")
+    share: float = measure("share of the method's total amount")
+
+
 def _neuron_places(run: Table) -> list[Place]:
     unit = "mlp" if run.summary.get("unit", "neuron") == "neuron" else "attention"
     scores = np.abs(run["score"])
-    layer_masks = [(int(layer), run["layer"] == layer) for layer in np.unique(run["layer"])]
     return [
         Place(layer, unit, float(scores[in_layer].sum()), float(in_layer.sum()))
-        for layer, in_layer in layer_masks
+        for layer, in_layer in _layer_masks(run)
     ]
 
 
@@ -39,13 +57,12 @@ def _intruder_places(run: Table) -> list[Place]:
 
 
 def _graft_places(run: Table) -> list[Place]:
-    layers = run.tables["layers"]
-    return _places_by_part(layers.select(layers["kind"] == "learned"), "kept", "size")
+    layers = run.tables["layers"].select(run.tables["layers"]["kind"] == "learned")
+    return _places_by_part(layers, layers["kept"], layers["size"])
 
 
 def _tuco_places(run: Table) -> list[Place]:
     layers = run.tables["layers"]
-    layer_masks = [(int(layer), layers["layer"] == layer) for layer in np.unique(layers["layer"])]
     return [
         Place(
             layer,
@@ -53,7 +70,7 @@ def _tuco_places(run: Table) -> list[Place]:
             float(layers["tuned_size"][in_layer].mean()),
             float(layers["base_size"][in_layer].mean()),
         )
-        for layer, in_layer in layer_masks
+        for layer, in_layer in _layer_masks(layers)
     ]
 
 
@@ -63,32 +80,31 @@ def _movement_places(run: Table) -> list[Place]:
     return _places_by_part(weights, weights["change"] ** 2, weights["norm"] ** 2)
 
 
-def _places_by_part(
-    weights: Table, amount: np.ndarray | str, size: np.ndarray | str
-) -> list[Place]:
-    amount, size = (
-        weights[values] if isinstance(values, str) else values for values in (amount, size)
-    )
+def _layer_masks(rows: Table) -> Iterator[tuple[int, np.ndarray]]:
+    """Every block, and which rows are of it."""
+    for layer in np.unique(rows["layer"]):
+        yield int(layer), rows["layer"] == layer
+
+
+def _places_by_part(weights: Table, amount: np.ndarray, size: np.ndarray) -> list[Place]:
     names = [
         name for name in dict.fromkeys(weights["part"].tolist()) if name.split(",")[0] in MATRICES
     ]
     return [
-        Place(int(layer), name, float(amount[selected].sum()), float(size[selected].sum()))
+        Place(layer, name, float(amount[selected].sum()), float(size[selected].sum()))
         for name in names
-        for layer in np.unique(weights["layer"][weights["part"] == name])
-        if (selected := (weights["part"] == name) & (weights["layer"] == layer)).any()
-        and layer >= 0
+        for layer, in_layer in _layer_masks(weights)
+        if layer >= 0 and (selected := in_layer & (weights["part"] == name)).any()
     ]
 
 
 CHANGED_CLASSES = ("tuned-only", "base-only", "rotated", "rescaled")
-_SITES = {"mlp": "mlp", "attn": "attention"}
 
 
 def _feature_places(run: Table) -> list[Place]:
     """For one dictionary: the share of live latents that fine-tuning changed, at its site."""
     site = Site.parse(run.summary["site"])
-    part = next((part for name, part in _SITES.items() if name in site.hook), BLOCK)
+    part = next((part for name, part in SUBLAYERS.items() if name in site.hook), BLOCK)
     changed = run["claimed"] & np.isin(run["class"], CHANGED_CLASSES)
     return [Place(site.layer, part, float(changed.sum()), float(run.summary["live"]))]
 

@@ -11,23 +11,23 @@ moves distinctly.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from interp.analyzers.base import Analyzer
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
 from interp.capture import capture
-from interp.claims import conclude
-from interp.errors import OptionError
 from interp.experiments.same_base import require_same_base
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import tuned_names
 from interp.prompts import CONTENT, PromptSet, content_roles, positions_within_clusters
+from interp.rows import columns_of, key, measure, rows_table, text
 from interp.sae.analysis import concept_shift as shifts
 from interp.sae.analysis.concept_shift_claims import (
+    ConceptRow,
     ConceptShifts,
     claims_of,
     control_columns,
@@ -36,51 +36,56 @@ from interp.sae.analysis.concept_shift_claims import (
 from interp.sae.analysis.token_labels import Texts
 from interp.sites import Site
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
+
+
+class TokenRow:
+    """A row per frequent token of a concept."""
+
+    concept: int = key("number of the concept, by decreasing size")
+    rank: int = key("by decreasing count, from 0")
+    token_id: int = key("the token's id")
+    token: str = text("the token")
+    count: int = measure("number of times it occurs in the concept")
 
 
 @dataclass(frozen=True)
 class ConceptShift(Analyzer):
-    """Shifts of ``concepts`` concepts of ``site`` on the study's prompts; needs a base (arXiv
-    2501.03012).
+    """Shifts of ``concepts`` concepts of ``site`` on the study's prompts (arXiv 2501.03012).
 
-    At most ``tokens`` content tokens are used, the last one of every prompt first. ``draws`` of
-    each null. ``controls``: pairs of the same base and a control fine-tune (same training on
-    neutral data), whose shifts the model's have to exceed; without one no claim is supported.
-    Returns a table of kind ``concept-shift``, one row per concept, with ``words`` (most frequent
-    tokens of a concept).
+    Without ``controls``, fine-tunes of the same base in the same way on neutral data, no claim is
+    supported: the model's shifts have to exceed theirs. Returns a table of kind ``concept-shift``,
+    one row per concept, with ``words`` (most frequent tokens of a concept).
     """
 
     name: ClassVar[str] = "concept-shift"
     version: ClassVar[int] = 4
+    needs: ClassVar[Needs] = Needs(base=True)
 
-    site: str = ""
-    concepts: int = 20
-    tokens: int = 20_000
-    draws: int = 199
-    controls: Sequence[Pair] = field(default=(), compare=False)
+    site: str = option("", "Site whose hidden states are read: blocks.3.hook_resid_post.")
+    concepts: int = option(20, "Concepts: k-means clusters of the base's states.", ge=1)
+    tokens: int = option(
+        20_000,
+        "At most this many content tokens, the last one of every prompt first.",
+        ge=2 * shifts.MIN_TOKENS,
+    )
+    draws: int = option(199, "Of each null.", ge=1)
+    controls: Sequence[Pair] = option(
+        (), "Control fine-tunes, each a pair with the same base.", compare=False
+    )
 
-    def require(self) -> Site:
-        """The site; raises OptionError for numbers out of range."""
-        if self.concepts < 1:
-            raise OptionError(f"the number of concepts must be at least 1, not {self.concepts}")
-        if self.tokens < 2 * shifts.MIN_TOKENS or self.draws < 1:
-            raise OptionError(
-                f"{self.tokens} tokens and {self.draws} draws are too few to estimate a shift"
-            )
-        return Site.parse(self.site)
+    def check(self, known: Known) -> None:
+        """Raise OptionError for what is not a site."""
+        Site.parse(self.site)
 
-    def require_study(self, study: Study) -> Site:
-        """The site; raises PairError for a control of another base, OptionError as ``require``
-        does.
-        """
+    def require(self, study: Study) -> None:
+        """Raise PairError also for a control of another base."""
+        super().require(study)
         require_same_base(study, self.controls)
-        return self.require()
 
-    def __call__(self, study: Study) -> Table:
-        """One pass over all models; concepts, shifts, recovery and claims."""
-        site = self.require_study(study)
-        (base, *tuned), (ids, documents, clusters) = self._states(study, site)
+    def run(self, study: Study) -> Result:
+        """One pass over all models; concepts, shifts, recovery."""
+        (base, *tuned), (ids, documents, clusters) = self._states(study, Site.parse(self.site))
         texts = Texts.from_tokens(
             ids, documents, np.unique(clusters, return_inverse=True)[1], study.seed
         )
@@ -91,57 +96,27 @@ class ConceptShift(Analyzer):
         columns = shift_columns(model, base[selection])
         if controls:
             columns |= control_columns(model, controls, member, texts.clusters[selection])
-        n_small = int((columns["tokens"][0] < shifts.MIN_TOKENS).sum())
-        run = table(
-            self.name,
-            columns,
-            provenance=study.provenance(self),
-            summary={
+        claims = claims_of(columns, len(controls))
+        return Result(
+            rows_table(ConceptRow, "", columns),
+            {"words": self._top_tokens(study, ids[selection], member)},
+            claims,
+            {
                 "site": self.site,
                 "concepts": self.concepts,
                 "kept": len(ids),
                 "mean_shift": float(np.linalg.norm(model.measured.overall)),
-                "positive": len(study.prompts("positive")),
-                **(
-                    {"negative": len(study.prompts("negative"))}
-                    if "negative" in study.classes
-                    else {}
-                ),
                 "controls": tuned_names(self.controls),
-                "limits": [
-                    *(
-                        []
-                        if self.controls
-                        else [
-                            "Without a control fine-tune it is unknown whether any fine-tuning"
-                            " moves concepts as far "
-                            "(--control MODEL)."
-                        ]
-                    ),
-                    (
-                        "Concepts found by k-means depend on their number; a shift is that of a"
-                        " group of tokens, which need not share a meaning."
-                    ),
-                    *(
-                        [
-                            f"{n_small} concepts have fewer than {shifts.MIN_TOKENS} tokens and"
-                            " therefore no shift."
-                        ]
-                        if n_small
-                        else []
-                    ),
-                ],
             },
-            tables={"words": self._top_tokens(study, ids[selection], member)},
+            _limits(bool(controls), int((columns["tokens"] < shifts.MIN_TOKENS).sum())),
+            lead="" if claims else "No concept had enough tokens.",
         )
-        claims = claims_of(columns, len(controls))
-        return conclude(run, claims, lead="" if claims else "No concept had enough tokens.")
 
     def _states(self, study: Study, site: Site) -> tuple[list[np.ndarray], tuple[np.ndarray, ...]]:
         """States [N, D] of base, tuned model and controls at the used tokens, with token ids,
         documents and clusters, in file order.
         """
-        models = {"base": study.pair.require_base("a shift of concepts"), "tuned": study.pair.tuned}
+        models = {"base": study.pair["base"], "tuned": study.pair.tuned}
         for model in models.values():
             model.at(site)
         encoded = [
@@ -151,14 +126,14 @@ class ConceptShift(Analyzer):
         ]
         prompts = PromptSet.joined(*(study.prompts(group) for group in study.classes))
         clusters, texts = prompts.clusters, set(prompts.sample(len(prompts)))
-        content_positions = [np.flatnonzero(np.array(coded.roles) == CONTENT) for coded in encoded]
         generator = np.random.default_rng(study.seed)
         max_per_prompt = max(1, self.tokens // len(texts))
         order = [row for row in generator.permutation(len(encoded)).tolist() if row in texts]
         turn = positions_within_clusters([clusters[row] for row in order])
-        positions = {order[at] for at in np.argsort(turn, kind="stable")[: self.tokens]}
+        used = {order[at] for at in np.argsort(turn, kind="stable")[: self.tokens]}
         content_positions = [
-            own if row in positions else own[:0] for row, own in enumerate(content_positions)
+            np.flatnonzero((np.array(coded.roles) == CONTENT) & (row in used))
+            for row, coded in enumerate(encoded)
         ]
         positions = [
             np.sort(
@@ -209,14 +184,23 @@ class ConceptShift(Analyzer):
                 rows.append(
                     (concept, rank, token, study.pair.tokenizer.decode([token]), int(counts[index]))
                 )
-        concepts, ranks, tokens, words, counts = zip(*rows, strict=True)
-        return table(
-            "concept-words",
-            {
-                "concept": (list(concepts), "key", "number of the concept"),
-                "rank": (list(ranks), "key", "by decreasing count, from 0"),
-                "token_id": (list(tokens), "key", "token id"),
-                "token": (list(words), "text", "the token"),
-                "count": (list(counts), "measure", "number of times it occurs in the concept"),
-            },
+        columns = zip(columns_of(TokenRow), zip(*rows, strict=True), strict=True)
+        return rows_table(TokenRow, "concept-words", dict(columns))
+
+
+def _limits(has_controls: bool, n_small: int) -> list[str]:
+    limits = []
+    if not has_controls:
+        limits.append(
+            "Without a control fine-tune it is unknown whether any fine-tuning moves concepts as"
+            " far (--control MODEL)."
         )
+    limits.append(
+        "Concepts found by k-means depend on their number; a shift is that of a group of tokens,"
+        " which need not share a meaning."
+    )
+    if n_small:
+        limits.append(
+            f"{n_small} concepts have fewer than {shifts.MIN_TOKENS} tokens and therefore no shift."
+        )
+    return limits

@@ -7,18 +7,18 @@ embeddings, final norm and head. A strength is chosen on half of the clusters, t
 and evaluated on the held-out split.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from interp.analyzers.base import Analyzer
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
 from interp.capture import group_by_prompt, make_batch
-from interp.claims import Claim, Estimate, conclude, escape_braces, mean
+from interp.claims import Claim, Estimate, escape_braces, mean
 from interp.engines import TorchEngine
 from interp.engines.coupled_forward import coupled_forward
 from interp.errors import OptionError, UnsupportedModel
@@ -27,6 +27,7 @@ from interp.interventions.generation import generate
 from interp.maths.host import to_host
 from interp.maths.intervals import cluster_interval
 from interp.metrics import is_malformed, require_number, token_divergences
+from interp.metrics.base import MetricLabels
 from interp.models.interpolate import interpolated, require_interpolable
 from interp.models.unexamined_changes import changed_settings, unexamined_change_notes
 from interp.study import Study
@@ -34,7 +35,10 @@ from interp.table import Table, as_binary, table
 
 GRID = (0.0, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25)
 BLOCKS, WEIGHTS = "blocks", "weights"
-NAN = float("nan")
+ONE_CLUSTER = (
+    "One cluster of prompts cannot both choose a strength and evaluate it: no strength is claimed"
+    " to be the best."
+)
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,32 @@ class FtcAlpha(Analyzer):
 
     name: ClassVar[str] = "ftc-alpha"
     version: ClassVar[int] = 4
+    needs: ClassVar[Needs] = Needs(base=True, metric=True)
 
-    alphas: tuple[float, ...] = GRID
-    new_tokens: int = 0
-    keep_text: bool = False
+    alphas: tuple[float, ...] = option(GRID, "Strengths; 1 is always among them.")
+    new_tokens: int = option(0, "Length of generated answers; 0: none.", ge=0)
+    keep_text: bool = option(False, "Keep the text of the answers.")
 
-    def check(self) -> None:
+    def check(self, known: Known) -> None:
         """Raise OptionError for strengths that are not finite numbers."""
         if not self.alphas or not all(np.isfinite(self.alphas)):
             raise OptionError(f"strengths {self.alphas} must be finite numbers, at least one")
-        if self.new_tokens < 0:
-            raise OptionError(f"new_tokens is {self.new_tokens}; use 0 or more")
+
+    def require(self, study: Study) -> None:
+        """Raise OptionError or UnsupportedModel for a study whose blocks cannot be scaled
+        exactly.
+        """
+        super().require(study)
+        require_number(study.require_metric(), "scaling blocks")
+        if not isinstance(study.engine, TorchEngine):
+            raise OptionError(
+                f"blocks are scaled by the torch engine; leave out --engine {study.engine.name}"
+            )
+        if different := changed_settings(study.pair):
+            raise UnsupportedModel(
+                f"{study.pair.tuned.name} and its base differ in {', '.join(different)}: their"
+                " blocks cannot run in one pass; measure TuCo without --alpha"
+            )
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -76,67 +95,36 @@ class FtcAlpha(Analyzer):
         # measured: a coupled pass and one of scaled weights take as long as 4.5 passes
         return one_pass + one_pass * 4.5 * len(self.grid)
 
-    def __call__(self, study: Study) -> Table:
+    def run(self, study: Study) -> Result:
         """Scale, measure, choose a strength on the selection split and evaluate it on the held-out
         split.
         """
-        self.check()
-        self.require(study)
         ways, limits = [BLOCKS], list(unexamined_change_notes(study.pair))
         try:
             require_interpolable(study.pair)
             ways.append(WEIGHTS)
         except UnsupportedModel as error:
             limits.append(f"No control by scaled weights: {error}")
+        labels = study.require_metric().labels
         rows = [row for group in study.classes for row in self._rows(study, group, ways)]
-        held_out = _held_out_clusters(study)
-        columns = _columns(study, rows, held_out, self)
-        prompts = table("ftc-alpha-prompts", columns)
-        claims = _gain_claims(study, prompts, ways)
+        prompts = table("", self._prompt_columns(study, rows))
+        claims = _gain_claims(labels, prompts, ways)
         # without a held-out split the run is not supported, whatever else was claimed
-        undecided = (
-            {}
-            if claims
-            else {
-                "lead": (
-                    "One cluster of prompts cannot both choose a strength and evaluate it: no"
-                    " strength is claimed to be the best."
-                ),
-                "supported": False,
-            }
-        )
+        lead, supported = ("", None) if claims else (ONE_CLUSTER, False)
         if self.new_tokens and WEIGHTS in ways and len(self.grid) > 1:
-            claims.append(_weights_claim(study, [alpha for alpha in self.grid if alpha != 1]))
-        run = table(
-            self.name,
-            _means(study, prompts, self.new_tokens),
-            provenance=study.provenance(self),
-            summary={
-                "limits": limits,
-                **{group: len(study.prompts(group)) for group in study.classes},
-            },
-            tables={"prompts": prompts},
+            claims.append(_weights_claim(labels, [alpha for alpha in self.grid if alpha != 1]))
+        return Result(
+            table("", _mean_columns(labels, prompts)),
+            {"prompts": prompts},
+            claims,
+            limits=limits,
+            lead=lead,
+            supported=supported,
         )
-        return conclude(run, claims, **undecided)
 
-    def require(self, study: Study) -> None:
-        """Raise OptionError or UnsupportedModel for a study whose blocks cannot be scaled
-        exactly.
-        """
-        study.pair.require_base("scaling blocks")
-        require_number(study.require_metric("scaling blocks"), "scaling blocks")
-        if not isinstance(study.engine, TorchEngine):
-            raise OptionError(
-                f"blocks are scaled by the torch engine; leave out --engine {study.engine.name}"
-            )
-        if different := changed_settings(study.pair):
-            raise UnsupportedModel(
-                f"{study.pair.tuned.name} and its base differ in {', '.join(different)}: their"
-                " blocks cannot run in one pass; measure TuCo without --alpha"
-            )
-
-    def _rows(self, study: Study, group: str, ways: Sequence[str]) -> Iterator[dict]:
-        unscaled = _numbers_and_logits(study, group)
+    def _rows(self, study: Study, group: str, ways: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """A row per way, strength and prompt of a class; answers are empty where none are made."""
+        unscaled_logits = _numbers_and_logits(study, group)[1]
         unscaled_answers = _generate_answers(study, group, self.new_tokens)
         for way in ways:
             for alpha in study.progress(self.grid, f"{way}, {group}"):
@@ -148,20 +136,87 @@ class FtcAlpha(Analyzer):
                         else _generate_answers(study, group, self.new_tokens)
                     )
                 real = torch.ones(len(logits), 1, dtype=torch.bool, device=logits.device)
-                kl = to_host(token_divergences(unscaled[1][:, None], logits[:, None], real)[:, 0])
-                flips = to_host(logits.argmax(-1) != unscaled[1].argmax(-1))
+                kl = to_host(token_divergences(unscaled_logits[:, None], logits[:, None], real))
+                flips = to_host(logits.argmax(-1) != unscaled_logits.argmax(-1))
                 for row, prompt in enumerate(study.prompts(group)):
-                    record = {
+                    yield {
                         "way": way,
                         "alpha": alpha,
                         "group": group,
                         "prompt": prompt,
                         "number": number[row],
+                        "kl": kl[row, 0],
+                        "flip": flips[row],
+                        "answer": answers[row],
+                        "tuned": unscaled_answers[row],
                     }
-                    record |= {"kl": kl[row], "flip": bool(flips[row])}
-                    if self.new_tokens:
-                        record |= {"answer": answers[row], "tuned": unscaled_answers[row]}
-                    yield record
+
+    def _prompt_columns(self, study: Study, rows: Sequence[dict[str, Any]]) -> dict[str, tuple]:
+        metric, held_out = study.require_metric(), _held_out_clusters(study)
+        labels, stops = metric.labels, study.stop_ids
+
+        def column(name: str) -> list:
+            return [row[name] for row in rows]
+
+        prompts, answers = column("prompt"), column("answer")
+        columns = {
+            **_key_columns(column("way"), column("alpha"), column("group")),
+            "prompt_id": (
+                [prompt.id for prompt in prompts],
+                "key",
+                "position in the prompt file, from 0",
+            ),
+            "cluster": (
+                [prompt.cluster for prompt in prompts],
+                "key",
+                "prompts that are not independent of each other share a cluster",
+            ),
+            "held": (
+                [prompt.cluster in held_out for prompt in prompts],
+                "flag",
+                "of the held-out split, which evaluates a strength",
+            ),
+            "number": (column("number"), "measure", labels.number, labels.prompt_unit),
+            "kl": (
+                column("kl"),
+                "measure",
+                "KL of the next token, unscaled fine-tuned model || scaled",
+                "nats",
+            ),
+            "flip": (
+                column("flip"),
+                "flag",
+                "the top next token differs from the fine-tuned model's",
+            ),
+        }
+        if not self.new_tokens:
+            return columns
+        texts = [study.decode(answer) for answer in answers]
+        columns |= {
+            labels.column: (
+                [
+                    bool(metric.exhibits([prompt], [text], group)[0])
+                    for prompt, text, group in zip(prompts, texts, column("group"), strict=True)
+                ],
+                "flag",
+                labels.flag,
+            ),
+            "matches_tuned": (
+                [row["answer"] == row["tuned"] for row in rows],
+                "flag",
+                "token for token the fine-tuned model's answer",
+            ),
+            "malformed": (
+                [
+                    is_malformed(answer, stops, bool(tuned) and tuned[-1] in stops)
+                    for answer, tuned in zip(answers, column("tuned"), strict=True)
+                ],
+                "flag",
+                "empty, without an end where the fine-tuned model's answer has one, or repeating"
+                " itself",
+            ),
+        }
+        return columns | ({"text": (texts, "text", "the answer")} if self.keep_text else {})
 
 
 def scaled(study: Study, way: str, alpha: float) -> AbstractContextManager:
@@ -179,7 +234,7 @@ def _numbers_and_logits(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
     computed from.
     """
     model, posed = study.pair.tuned, study.decision_inputs(group)
-    number, logits = np.full(len(posed), NAN), [torch.zeros(0)] * len(posed)
+    number, logits = np.full(len(posed), np.nan), [torch.zeros(0)] * len(posed)
     for rows in study.batches(posed, model):
         batch, _ = make_batch(posed, rows, study.pad_id, model.device)
         applies = study.require_metric("scaling").applies(group)
@@ -194,11 +249,10 @@ def _numbers_and_logits(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
 
 
 def _generate_answers(study: Study, group: str, new_tokens: int) -> list[list[int]]:
-    if not new_tokens:
-        return []
+    """Greedy answers as token ids; empty ones where ``new_tokens`` is 0."""
     model = study.pair.tuned
     answers: list[list[int]] = [[] for _ in study.encoded(group)]
-    for rows in study.groups(group, model):
+    for rows in study.groups(group, model) if new_tokens else ():
         for row, answer in zip(
             rows, generate(study.engine, model, study.text(group, rows), new_tokens), strict=True
         ):
@@ -212,154 +266,74 @@ def _held_out_clusters(study: Study) -> set[str]:
     return set(map(str, np.random.default_rng(study.seed).permutation(names)[: len(names) // 2]))
 
 
-def _columns(
-    study: Study, rows: Sequence[dict], held_out: set[str], options: FtcAlpha
-) -> dict[str, tuple]:
-    words = study.require_metric("scaling").labels
-    columns = {
-        "way": (
-            [row["way"] for row in rows],
-            "key",
-            "what is scaled: each block's update, or all weights",
-        ),
-        "alpha": (
-            [row["alpha"] for row in rows],
-            "measure",
-            "strength: 0 is the base's, 1 the fine-tuned model's",
-        ),
-        "group": ([row["group"] for row in rows], "key", "class of the prompt"),
-        "prompt_id": (
-            [row["prompt"].id for row in rows],
-            "key",
-            "position in the prompt file, from 0",
-        ),
-        "cluster": (
-            [row["prompt"].cluster for row in rows],
-            "key",
-            "prompts that depend on each other",
-        ),
-        "held": (
-            [row["prompt"].cluster in held_out for row in rows],
-            "flag",
-            "of the held-out split, which evaluates a strength",
-        ),
-        "number": (
-            np.array([row["number"] for row in rows]),
-            "measure",
-            words.number,
-            words.prompt_unit,
-        ),
-        "kl": (
-            np.array([row["kl"] for row in rows]),
-            "measure",
-            "KL of the next token, unscaled fine-tuned model || scaled",
-            "nats",
-        ),
-        "flip": (
-            [row["flip"] for row in rows],
-            "flag",
-            "the top next token differs from the fine-tuned model's",
-        ),
+def _key_columns(ways: list[str], alphas: list[float], groups: list[str]) -> dict[str, tuple]:
+    return {
+        "way": (ways, "key", "what is scaled: each block's update, or all weights"),
+        "alpha": (alphas, "measure", "strength: 0 is the base's, 1 the fine-tuned model's"),
+        "group": (groups, "key", "class of the prompt"),
     }
-    if not options.new_tokens:
-        return columns
-    stops = study.stop_ids
-    texts = [study.decode(row["answer"]) for row in rows]
-    exhibits = [
-        bool(study.require_metric("scaling").exhibits([row["prompt"]], [text], row["group"])[0])
-        for row, text in zip(rows, texts, strict=True)
-    ]
-    malformed_flags = [
-        is_malformed(row["answer"], stops, bool(row["tuned"]) and row["tuned"][-1] in stops)
-        for row in rows
-    ]
-    columns |= {
-        words.column: (exhibits, "flag", words.flag),
-        "matches_tuned": (
-            [row["answer"] == row["tuned"] for row in rows],
-            "flag",
-            "token for token the fine-tuned model's answer",
-        ),
-        "malformed": (
-            malformed_flags,
-            "flag",
-            (
-                "empty, without an end where the fine-tuned model's answer has one, or repeating"
-                " itself"
-            ),
-        ),
-    }
-    return columns | ({"text": (texts, "text", "the answer")} if options.keep_text else {})
 
 
-def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
-    words = study.require_metric("scaling").labels
+def _mean_columns(labels: MetricLabels, prompts: Table) -> dict[str, tuple]:
+    """Means over the prompts of every way, strength and class."""
     keys = list(dict.fromkeys(zip(prompts["way"], prompts["alpha"], prompts["group"], strict=True)))
     masks = [
-        (prompts["way"] == w) & (prompts["alpha"] == a) & (prompts["group"] == g)
-        for w, a, g in keys
+        (prompts["way"] == way) & (prompts["alpha"] == alpha) & (prompts["group"] == group)
+        for way, alpha, group in keys
     ]
-
-    def averaged(column: str, statistic: Callable = np.mean) -> np.ndarray:
-        return np.array([float(statistic(prompts[column][mask])) for mask in masks])
-
-    numbers = [as_binary(prompts["number"][mask], words.prompt_unit) for mask in masks]
     intervals = [
-        cluster_interval(own, prompts["cluster"][mask])
-        for own, mask in zip(numbers, masks, strict=True)
+        cluster_interval(
+            as_binary(prompts["number"][mask], labels.prompt_unit), prompts["cluster"][mask]
+        )
+        for mask in masks
     ]
+
+    def means(column: str) -> np.ndarray:
+        return np.array([float(prompts[column][mask].mean()) for mask in masks])
+
     columns = {
-        "way": (
-            [key[0] for key in keys],
-            "key",
-            "what is scaled: each block's update, or all weights",
-        ),
-        "alpha": (
-            [key[1] for key in keys],
-            "measure",
-            "strength: 0 is the base's, 1 the fine-tuned model's",
-        ),
-        "group": ([key[2] for key in keys], "key", "class of the prompts"),
+        **_key_columns(*map(list, zip(*keys, strict=True))),
         "n": ([int(mask.sum()) for mask in masks], "measure", "prompts"),
-        "number": (averaged("number"), "measure", f"mean {words.number}", words.unit),
+        "number": (means("number"), "measure", f"mean {labels.number}", labels.unit),
         "low": (
-            [part[1] for part in intervals],
+            [interval.low for interval in intervals],
             "measure",
             "lower end of its 95 % interval over clusters",
         ),
         "high": (
-            [part[2] for part in intervals],
+            [interval.high for interval in intervals],
             "measure",
             "upper end of its 95 % interval over clusters",
         ),
         "kl": (
-            averaged("kl"),
+            means("kl"),
             "measure",
             "mean KL of the next token, unscaled fine-tuned model || scaled",
             "nats",
         ),
-        "flips": (averaged("flip"), "measure", "share of prompts with another top next token"),
+        "flips": (means("flip"), "measure", "share of prompts with another top next token"),
     }
-    if new_tokens:
-        columns[words.column] = (averaged(words.column), "measure", words.share)
-        columns["matches_tuned"] = (
-            averaged("matches_tuned"),
-            "measure",
-            "share answered exactly as the fine-tuned model answers",
-        )
-        columns["malformed"] = (averaged("malformed"), "measure", "share malformed")
-    return columns
+    of_answers = {
+        labels.column: labels.share,
+        "matches_tuned": "share answered exactly as the fine-tuned model answers",
+        "malformed": "share malformed",
+    }
+    return columns | {
+        name: (means(name), "measure", meaning)
+        for name, meaning in of_answers.items()
+        if name in prompts.data
+    }
 
 
-def _gain_claims(study: Study, prompts: Table, ways: Sequence[str]) -> list[Claim]:
+def _gain_claims(labels: MetricLabels, prompts: Table, ways: Sequence[str]) -> list[Claim]:
     """Claim of the gain of the chosen strength on the held-out split; empty where a split has no
     prompts.
     """
     held_out = prompts["held"][prompts["group"] == "positive"]
     if held_out.all() or not held_out.any():
         return []
-    words, alpha = study.require_metric("scaling").labels, _best_alpha(prompts, BLOCKS)
-    number, unit = escape_braces(words.number), escape_braces(words.unit)
+    alpha = _best_alpha(prompts, BLOCKS)
+    number, unit = escape_braces(labels.number), escape_braces(labels.unit)
     control, compared = "the unscaled fine-tuned model, on the same prompts", ""
     reference = mean(
         "number",
@@ -368,10 +342,8 @@ def _gain_claims(study: Study, prompts: Table, ways: Sequence[str]) -> list[Clai
     )
     if WEIGHTS in ways:
         weights_alpha = _best_alpha(prompts, WEIGHTS)
-        control, reference = (
-            "interpolated weights, at their own choice",
-            _gain_over_unscaled(WEIGHTS, weights_alpha),
-        )
+        control = "interpolated weights, at their own choice"
+        reference = _gain_over_unscaled(WEIGHTS, weights_alpha)
         compared = (
             f" (interpolated weights, at their own choice of {weights_alpha:g}: {{control:+.3g}})"
         )
@@ -408,32 +380,31 @@ def _gain_over_unscaled(way: str, alpha: float) -> Estimate:
     )
 
 
-def _weights_claim(study: Study, alphas: Sequence[float]) -> Claim:
+def _weights_claim(labels: MetricLabels, alphas: Sequence[float]) -> Claim:
     """Claim: the behaviour's rate with scaled blocks minus that with interpolated weights, over all
     strengths.
     """
-    words = study.require_metric("scaling").labels
     blocks, weights = (
         {"group": "positive", "alpha": list(alphas), "way": way} for way in (BLOCKS, WEIGHTS)
     )
     return Claim(
         name="blocks-against-weights",
         estimate=mean(
-            words.column,
+            labels.column,
             table="prompts",
             where=blocks,
             minus={"where": weights},
             pair=["prompt_id", "alpha"],
         ),
         at_least=0.0,
-        reference=mean(words.column, table="prompts", where=weights),
+        reference=mean(labels.column, table="prompts", where=weights),
         control="interpolated weights, at the same strengths",
         text=(
             f"Over the strengths {', '.join(f'{alpha:g}' for alpha in alphas)} the"
-            f" {escape_braces(words.share)} is {{blocks:.1%}} with scaled blocks, {{value:+.1%}}"
+            f" {escape_braces(labels.share)} is {{blocks:.1%}} with scaled blocks, {{value:+.1%}}"
             " [{low:+.1%}, {high:+.1%}] compared with interpolated weights ({control:.1%})."
         ),
-        also={"blocks": mean(words.column, table="prompts", where=blocks)},
+        also={"blocks": mean(labels.column, table="prompts", where=blocks)},
     )
 
 

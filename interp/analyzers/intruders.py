@@ -10,26 +10,73 @@ with the singular values of the real update, because any large update of low ran
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from interp.analyzers.base import Analyzer
-from interp.claims import ALPHA, Claim, Draws, conclude, statistic
+from interp.analyzers.framework import Analyzer, Known, Result, option
+from interp.claims import ALPHA, Claim, Draws, statistic
 from interp.errors import OptionError
+from interp.experiments.singular_vectors import PartRow, VectorRow
 from interp.maths import subspaces
 from interp.maths.host import to_host
 from interp.maths.statistics import permutation_p
 from interp.maths.subspaces import Basis
 from interp.models.low_rank import Factors
 from interp.models.weights import Matrix, MatrixPair, WeightPair
-from interp.table import Table, table
+from interp.rows import DrawRow, flag, key, measure, rows_table, text
+from interp.table import Table
 
 SMALL_SIDE, MIN_DRAWS, N_IMAGE_BASE_VECTORS = 64, 20, 40
 COARSE_TOLERANCE = 1e-5
-NAN = float("nan")
+
+
+class MatrixRow(PartRow):
+    """A row per matrix."""
+
+    tensor: str = text("tensor that holds the matrix")
+    rows: int = measure("rows of the matrix; columns if right vectors are compared")
+    columns: int = measure("columns of the matrix; rows if right vectors are compared")
+    k: int = measure("singular vectors examined")
+    changed: bool = flag("fine-tuned and base weights differ")
+    intruders: int = measure("vectors with max_cosine below eps")
+    subspace_intruders: int = measure("vectors that are subspace intruders")
+    min_cosine: float = measure("smallest max_cosine of the vectors")
+    effective_rank: float = measure(
+        "effective rank of the update: exponential of the entropy of its singular values"
+    )
+    norm: float = measure("Frobenius norm of the update")
+    relative_norm: float = measure("norm of the update divided by that of the base")
+    small: bool = VectorRow.small
+    matrix_p: float = measure(
+        "p: share of random updates with as many subspace intruders, the real one counted"
+    )
+
+
+class RandomUpdateRow(DrawRow, PartRow):
+    """A row per matrix and random update."""
+
+    intruders: int = MatrixRow.intruders
+    subspace_intruders: int = MatrixRow.subspace_intruders
+    min_cosine: float = MatrixRow.min_cosine
+
+
+class TotalRow(DrawRow):
+    """A row per draw of a random update of every matrix."""
+
+    intruders_total: int = measure("intruders over all counted matrices")
+    subspace_intruders_total: int = measure("subspace intruders over all counted matrices")
+
+
+class CosineRow(PartRow):
+    """A row per leading singular vector and singular vector of the base."""
+
+    rank: int = VectorRow.rank
+    base_rank: int = key("rank of the base's singular vector, from 1")
+    cosine: float = measure("absolute cosine of the two vectors")
 
 
 @dataclass(frozen=True)
@@ -44,96 +91,76 @@ class Intruders(Analyzer):
     name: ClassVar[str] = "intruders"
     version: ClassVar[int] = 3
 
-    top_k: int = 10
-    eps: float = 0.5
-    side: str = "left"
-    gap: float = 0.05
-    draws: int = 20
+    top_k: int = option(10, "Leading singular vectors of each matrix.", ge=1)
+    eps: float = option(0.5, "An intruder's largest |cosine| lies below this.")
+    side: str = option("left", "left or right singular vectors.", choices=("left", "right"))
+    gap: float = option(0.05, "Relative tolerance for equal singular values of the base.")
+    draws: int = option(20, "Random updates: 20 or more, or 0.", ge=0)
 
-    def __call__(self, study: WeightPair) -> Table:
+    def check(self, known: Known) -> None:
+        """Raise OptionError for ``eps`` or ``gap`` out of range, and for 1 to 19 draws."""
+        del known
+        if not 0 < self.eps <= 1 or not 0 <= self.gap < 1:
+            raise OptionError(
+                f"eps {self.eps} and gap {self.gap}: eps must be in (0, 1] and gap in [0, 1)"
+            )
+        if 0 < self.draws < MIN_DRAWS:
+            raise OptionError(
+                f"{self.draws} random updates cannot give p <= {ALPHA}; use {MIN_DRAWS} or more,"
+                " or 0 for no null"
+            )
+
+    def run(self, study: WeightPair) -> Result:
         """Read the matrices one pair at a time, count intruders and compare with random updates."""
-        self.require()
-        matrix_results = study.map_matrices(
-            lambda index, matrix: _examine_matrix(self, study, index, matrix), "matrices"
-        )
+        results = study.map_matrices(partial(_examine_matrix, self, study), "matrices")
         rows, matrices, null = (
-            _concatenate([result[name] for result in matrix_results])
-            for name in ("vectors", "matrix", "null")
+            _table(row, study.matrices, [result[row] for result in results])
+            for row in (VectorRow, MatrixRow, RandomUpdateRow)
         )
-        counted = (
-            ~matrices["small"]
-            if not matrices["small"].all()
-            else np.ones(len(matrix_results), bool)
-        )
+        n_small = int(matrices["small"].sum())
+        counted = ~matrices["small"] | (n_small == len(results))
         totals = {
-            f"{name}_total": null[name].reshape(len(matrix_results), self.draws)[counted].sum(0)
+            f"{name}_total": null[name].reshape(len(results), self.draws)[counted].sum(0)
             for name in ("intruders", "subspace_intruders")
         }
-        most_intruders = max(
-            matrix_results,
-            key=lambda result: (
-                result["matrix"]["subspace_intruders"][0],
-                -result["matrix"]["min_cosine"][0],
-            ),
+        most = max(
+            range(len(results)),
+            key=lambda row: (matrices["subspace_intruders"][row], -matrices["min_cosine"][row]),
         )
         notes = [*study.notes]
-        if 0 < (small := int(matrices["small"].sum())) < len(matrix_results):
+        if 0 < n_small < len(results):
             notes.append(
-                f"{small} matrices with a side of {SMALL_SIDE} or less are not counted: there the"
+                f"{n_small} matrices with a side of {SMALL_SIDE} or less are not counted: there the"
                 " cosines of random vectors come near eps"
             )
-        run = table(
-            self.name,
-            _with_meanings(rows),
-            provenance=study.provenance(self),
+        return Result(
+            rows,
+            tables={
+                "matrices": matrices,
+                "null": null,
+                "totals": rows_table(TotalRow, "", {"draw": np.arange(self.draws), **totals}),
+                "image": _table(CosineRow, [study.matrices[most]], [results[most][CosineRow]]),
+            },
+            claims=self._claims(matrices, counted),
             summary={
-                "matrices": len(matrix_results),
+                "matrices": len(results),
                 "changed": int(matrices["changed"].sum()),
-                "small": int(matrices["small"].sum()),
-                "vectors": len(rows["sigma"]),
+                "small": n_small,
+                "vectors": len(rows),
                 "intruders": int(rows["is_intruder"].sum()),
                 "subspace_intruders": int(rows["subspace_intruder"].sum()),
                 "share": float(rows["is_intruder"].mean()),
                 "min_cosine": float(rows["max_cosine"].min()),
                 "mean_effective_rank": float(matrices["effective_rank"].mean()),
                 "mean_relative_norm": float(matrices["relative_norm"].mean()),
-                "limits": [f"{note[:1].upper()}{note[1:]}." for note in notes],
             },
-            tables={
-                "matrices": table("intruders-matrices", _with_meanings(matrices)),
-                "null": table("intruders-null", _with_meanings(null)),
-                "totals": table(
-                    "intruders-totals", _with_meanings({"draw": np.arange(self.draws)} | totals)
-                ),
-                "image": table("intruders-image", _with_meanings(most_intruders["image"])),
-            },
+            limits=[f"{note[:1].upper()}{note[1:]}." for note in notes],
         )
-        return conclude(run, self._claims(matrices))
 
-    def require(self) -> None:
-        """Raise OptionError for invalid options."""
-        if self.top_k < 1:
-            raise OptionError(f"--top-k is {self.top_k}; use 1 or more")
-        if not 0 < self.eps <= 1 or not 0 <= self.gap < 1:
-            raise OptionError(
-                f"eps {self.eps} and gap {self.gap}: eps must be in (0, 1] and gap in [0, 1)"
-            )
-        if self.side not in ("left", "right"):
-            raise OptionError(f"unknown side {self.side!r}; use left or right")
-        if self.draws and self.draws < MIN_DRAWS:
-            raise OptionError(
-                f"{self.draws} random updates cannot give p <= {ALPHA}; use {MIN_DRAWS} or more,"
-                " or 0 for no null"
-            )
-
-    def _claims(self, matrices: dict[str, np.ndarray]) -> list[Claim]:
+    def _claims(self, matrices: Table, counted: np.ndarray) -> list[Claim]:
         """Are there more intruders than with random updates, by single vectors and by subspaces?"""
-        counted = ~matrices["small"]
-        none_counted = not counted.any()
-        where = {} if none_counted else {"small": [False]}
-        has_null = bool(self.draws) and not none_counted
-        n_vectors = int(matrices["k"].sum() if none_counted else matrices["k"][counted].sum())
-        null_text = "random updates of equal rank, norm and singular values in every matrix"
+        none_counted = bool(matrices["small"].all())
+        has_null = self.draws > 0 and not none_counted
         comparison_text = "; no random updates were drawn to compare with"
         if none_counted:
             comparison_text = (
@@ -145,14 +172,18 @@ class Intruders(Analyzer):
                 "; random updates of equal rank, norm and singular values give {control:.1f}"
                 " ({control_low:.0f} to {control_high:.0f}), p = {p:.2g}"
             )
+        control = (
+            "random updates of equal rank, norm and singular values in every matrix"
+            f" ({self.draws} draws)"
+        )
 
         def claim(name: str, column: str, total: str, text: str) -> Claim:
             return Claim(
                 name=name,
-                estimate=statistic("sum", column, where=where),
+                estimate=statistic("sum", column, where={} if none_counted else {"small": [False]}),
                 at_least=1.0,
-                null=Draws("totals", f"{total}_total") if has_null else None,
-                control=f"{null_text} ({self.draws} draws)" if has_null else "",
+                null=Draws("totals", total) if has_null else None,
+                control=control if has_null else "",
                 text=f"{text}{comparison_text}.",
             )
 
@@ -160,15 +191,15 @@ class Intruders(Analyzer):
             claim(
                 "intruders",
                 "is_intruder",
-                "intruders",
-                f"{{value:.0f}} of {n_vectors} leading {self.side} singular vectors in"
-                f" {len(counted) if none_counted else int(counted.sum())} matrices are intruders"
-                f" (largest |cosine| with a base vector below {self.eps:g})",
+                "intruders_total",
+                f"{{value:.0f}} of {int(matrices['k'][counted].sum())} leading {self.side} singular"
+                f" vectors in {int(counted.sum())} matrices are intruders (largest |cosine| with a"
+                f" base vector below {self.eps:g})",
             ),
             claim(
                 "intruders-by-subspace",
                 "subspace_intruder",
-                "subspace_intruders",
+                "subspace_intruders_total",
                 "{value:.0f} of them are intruders also when compared with the subspace of base"
                 " vectors of similar singular value",
             ),
@@ -177,9 +208,9 @@ class Intruders(Analyzer):
 
 def _examine_matrix(
     options: Intruders, study: WeightPair, index: int, matrix: Matrix
-) -> dict[str, dict[str, np.ndarray]]:
-    """Results for one matrix: per vector, per matrix, per random update, and cosines for the
-    figure.
+) -> dict[type, dict[str, Any]]:
+    """Columns for one matrix, by class of rows: per vector, per matrix, per random update, and
+    cosines for the figure.
     """
     weights = study.read(matrix)
     if options.side == "right":
@@ -195,73 +226,61 @@ def _examine_matrix(
         )
     else:
         # only the singular values are reported here; their error is the square of the vectors'
-        leading, comparison = (
-            subspaces.leading_triplets(weights.base, count, tolerance=COARSE_TOLERANCE),
-            subspaces.identical_comparison(count),
-        )
+        leading = subspaces.leading_triplets(weights.base, count, tolerance=COARSE_TOLERANCE)
+        comparison = subspaces.identical_comparison(count)
     base, update = weights.base, weights.factors
     if changed and update is None:
         update = weights.tuned.sub_(base)  # in place, to save the memory of another copy
     del weights
+    spectrum = _spectrum(update)
     # row by row: a float64 norm of the full matrix would copy it
-    spectrum, base_norm = (
-        _spectrum(update),
-        float(to_host(torch.linalg.vector_norm(base, dim=1).double().norm())),
-    )
-    null = [
-        _examine_random_update(options, base, update, basis, (study.seed, index, draw))
-        for draw in range(options.draws)
-    ]
-    smallest_cosines = np.array([draw[2] for draw in null])
-    cosine, subspace_intruder = (
-        to_host(comparison.cosine).astype(np.float64),
-        to_host(comparison.subspace_intruder),
-    )
-    p = np.array([permutation_p(value, smallest_cosines, "less") for value in cosine])
+    base_norm = float(to_host(torch.linalg.vector_norm(base, dim=1).double().norm()))
+    null = np.array(
+        [
+            _examine_random_update(options, base, update, basis, (study.seed, index, draw))
+            for draw in range(options.draws)
+        ],
+        np.float64,
+    ).reshape(-1, 3)
+    cosine = to_host(comparison.cosine).astype(np.float64)
+    intruder, subspace_intruder = map(to_host, (comparison.intruder, comparison.subspace_intruder))
+    p = np.array([permutation_p(value, null[:, 2], "less") for value in cosine])
     is_small, norm = min(base.shape) <= SMALL_SIDE, float(to_host(spectrum.square().sum().sqrt()))
-    keys = {"layer": matrix.layer, "part": matrix.part}
-    intruder = to_host(comparison.intruder)
     return {
-        "vectors": _columns(
-            count,
-            keys,
-            rank=np.arange(1, count + 1),
-            sigma=to_host(leading.values),
-            max_cosine=cosine,
-            is_intruder=intruder,
-            nearest=to_host(comparison.nearest_index) + 1,
-            subspace_cosine=to_host(comparison.subspace).astype(np.float64),
-            subspace_intruder=subspace_intruder,
-            p=p,
-            beyond_null=subspace_intruder & (p <= ALPHA),
-            small=np.full(count, is_small),
-        ),
-        "matrix": _columns(
-            1,
-            keys,
-            tensor=[matrix.tensor],
-            rows=[base.shape[0]],
-            columns=[base.shape[1]],
-            k=[count],
-            changed=[changed],
-            intruders=[int(intruder.sum())],
-            subspace_intruders=[int(subspace_intruder.sum())],
-            min_cosine=[float(cosine.min())],
-            effective_rank=[subspaces.effective_rank(spectrum)],
-            norm=[norm],
-            relative_norm=[norm / base_norm if base_norm else NAN],
-            small=[is_small],
-            matrix_p=[permutation_p(int(subspace_intruder.sum()), [draw[1] for draw in null])],
-        ),
-        "null": _columns(
-            len(null),
-            keys,
-            draw=np.arange(len(null)),
-            intruders=np.array([draw[0] for draw in null], np.int64),
-            subspace_intruders=np.array([draw[1] for draw in null], np.int64),
-            min_cosine=smallest_cosines,
-        ),
-        "image": _image(basis, leading.left, keys),
+        VectorRow: {
+            "rank": np.arange(1, count + 1),
+            "sigma": to_host(leading.values),
+            "max_cosine": cosine,
+            "is_intruder": intruder,
+            "nearest": to_host(comparison.nearest_index) + 1,
+            "subspace_cosine": to_host(comparison.subspace).astype(np.float64),
+            "subspace_intruder": subspace_intruder,
+            "p": p,
+            "beyond_null": subspace_intruder & (p <= ALPHA),
+            "small": np.full(count, is_small),
+        },
+        MatrixRow: {
+            "tensor": [matrix.tensor],
+            "rows": [base.shape[0]],
+            "columns": [base.shape[1]],
+            "k": [count],
+            "changed": [changed],
+            "intruders": [int(intruder.sum())],
+            "subspace_intruders": [int(subspace_intruder.sum())],
+            "min_cosine": [float(cosine.min())],
+            "effective_rank": [subspaces.effective_rank(spectrum)],
+            "norm": [norm],
+            "relative_norm": [norm / base_norm if base_norm else float("nan")],
+            "small": [is_small],
+            "matrix_p": [permutation_p(int(subspace_intruder.sum()), null[:, 1])],
+        },
+        RandomUpdateRow: {
+            "draw": np.arange(options.draws),
+            "intruders": null[:, 0].astype(np.int64),
+            "subspace_intruders": null[:, 1].astype(np.int64),
+            "min_cosine": null[:, 2],
+        },
+        CosineRow: _cosines(basis, leading.left),
     }
 
 
@@ -317,87 +336,37 @@ def _examine_random_update(
     comparison = subspaces.compare_with_basis(
         basis, leading.left, leading.values, options.eps, options.gap
     )
-    intruder, subspace_intruder, cosine = (
-        to_host(part)
-        for part in (comparison.intruder, comparison.subspace_intruder, comparison.cosine)
+    return (
+        int(to_host(comparison.intruder).sum()),
+        int(to_host(comparison.subspace_intruder).sum()),
+        float(to_host(comparison.cosine).min()),
     )
-    return int(intruder.sum()), int(subspace_intruder.sum()), float(cosine.min())
 
 
-def _image(basis: Basis | None, left: Tensor, keys: dict[str, Any]) -> dict[str, np.ndarray]:
+def _cosines(basis: Basis | None, left: Tensor) -> dict[str, np.ndarray]:
     """Cosines of the leading vectors with the first base vectors, as in the paper's figures."""
-    count = left.shape[1]
     if basis is None:
-        cosines = np.eye(count)
+        cosines = np.eye(left.shape[1])
     else:
         cosines = to_host(
             (left.to(basis.vectors).T @ basis.vectors[:, :N_IMAGE_BASE_VECTORS]).abs()
         ).astype(np.float64)
-    ranks, base_ranks = (part.ravel() for part in np.indices(cosines.shape))
-    return _columns(
-        cosines.size, keys, rank=ranks + 1, base_rank=base_ranks + 1, cosine=cosines.ravel()
-    )
-
-
-def _columns(count: int, keys: dict[str, Any], **columns: Any) -> dict[str, np.ndarray]:
-    key_columns = {
-        name: np.full(count, value, dtype=object if isinstance(value, str) else None)
-        for name, value in keys.items()
+    ranks, base_ranks = np.indices(cosines.shape)
+    return {
+        "rank": ranks.ravel() + 1,
+        "base_rank": base_ranks.ravel() + 1,
+        "cosine": cosines.ravel(),
     }
-    return key_columns | {name: np.asarray(values) for name, values in columns.items()}
 
 
-def _concatenate(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-_MEANINGS = {
-    "layer": ("key", "block; -1 outside the blocks"),
-    "part": ("key", "matrix of the block"),
-    "rank": ("key", "rank of the singular vector, from 1, largest singular value first"),
-    "base_rank": ("key", "rank of the base's singular vector, from 1"),
-    "draw": ("key", "number of the random update"),
-    "tensor": ("text", "tensor that holds the matrix"),
-    "rows": ("measure", "rows of the matrix; columns if right vectors are compared"),
-    "columns": ("measure", "columns of the matrix; rows if right vectors are compared"),
-    "k": ("measure", "singular vectors examined"),
-    "sigma": ("measure", "singular value in the fine-tuned matrix"),
-    "max_cosine": ("measure", "largest absolute cosine with any singular vector of the base"),
-    "cosine": ("measure", "absolute cosine of the two vectors"),
-    "is_intruder": ("flag", "max_cosine is below eps (the published definition)"),
-    "nearest": ("measure", "rank of the most similar base vector, from 1"),
-    "subspace_cosine": (
-        "measure",
-        "norm of its projection onto base vectors of similar singular value",
-    ),
-    "p": (
-        "measure",
-        "p: share of random updates whose smallest cosine is as small, the real one counted",
-    ),
-    "beyond_null": ("flag", "a subspace intruder with p at most 0.05 within its matrix"),
-    "small": ("flag", "the smaller side is 64 or less: cosines of random vectors come near eps"),
-    "changed": ("flag", "fine-tuned and base weights differ"),
-    "intruders": ("measure", "vectors with max_cosine below eps"),
-    "min_cosine": ("measure", "smallest max_cosine of the vectors"),
-    "effective_rank": (
-        "measure",
-        "effective rank of the update: exponential of the entropy of its singular values",
-    ),
-    "norm": ("measure", "Frobenius norm of the update"),
-    "relative_norm": ("measure", "norm of the update divided by that of the base"),
-    "matrix_p": (
-        "measure",
-        "p: share of random updates with as many subspace intruders, the real one counted",
-    ),
-    "intruders_total": ("measure", "intruders over all counted matrices"),
-    "subspace_intruders_total": ("measure", "subspace intruders over all counted matrices"),
-    "subspace_intruder": (
-        "flag",
-        "an intruder also when compared with base vectors of similar singular value",
-    ),
-    "subspace_intruders": ("measure", "vectors that are subspace intruders"),
-}
-
-
-def _with_meanings(columns: dict[str, np.ndarray]) -> dict[str, tuple]:
-    return {name: (values, *_MEANINGS[name]) for name, values in columns.items()}
+def _table(
+    row: type[PartRow], matrices: Sequence[Matrix], parts: Sequence[dict[str, Any]]
+) -> Table:
+    """The columns of every matrix, one after the other."""
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    counts = [len(next(iter(part.values()))) for part in parts]
+    keys = {
+        "layer": np.repeat([matrix.layer for matrix in matrices], counts),
+        "part": np.repeat(np.array([matrix.part for matrix in matrices], object), counts),
+    }
+    return rows_table(row, "", {**keys, **columns})

@@ -6,14 +6,13 @@ when it survives the ablation of the first set and disappears only when later se
 Half of the clusters are the selection split, the other half the held-out split.
 """
 
-from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
-from interp.analyzers.base import Analyzer, require_locating
-from interp.claims import Claim, Draws, conclude, mean
-from interp.errors import OptionError
+from interp.analyzers.framework import Analyzer, Needs, Result, option, require_locating
+from interp.claims import Claim, Draws, mean
 from interp.experiments.ablated_metric import AblatedMetric
 from interp.experiments.conditions import PatchSource
 from interp.experiments.contributions import contribution_norms
@@ -21,12 +20,77 @@ from interp.experiments.dose import dose_effect, matches_donor
 from interp.experiments.edited_engine import EditedEngine
 from interp.experiments.outcomes import Outcomes
 from interp.experiments.ranking_sets import Pair, ranking_of, scores_of, unit_of
+from interp.experiments.records import records_table
 from interp.experiments.row_selection import changed_rows, sample_rows
 from interp.interventions.random_sets import equally_large, excluded_note, matched_sets
+from interp.rows import DrawRow, LayerRow, PromptRow, UnitRow, flag, key, measure
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
 
 MIN_EFFECT = 0.25
+
+
+class RoundRow:
+    """The set of one round."""
+
+    round: int = key(
+        "1 is the located set; each next one is located after ablation of all before it"
+    )
+    k: int = measure("units in the round's set")
+    remaining_after_previous_sets: float = measure(
+        "share of the metric's rise that remains with all previous sets ablated"
+    )
+    returned_by_this_set: float = measure(
+        "share of prompts where the models differ in the behaviour that get the base's when only"
+        " this set is ablated"
+    )
+    returned_by_sets_so_far: float = measure("the same by this set and all before it")
+    recovery_by_this_set: float = measure(
+        "share of the gap between both models' mean numbers that this set closes on these prompts;"
+        " NaN where there is no gap"
+    )
+    recovery_by_sets_so_far: float = measure("the same by this set and all before it")
+    random: float = measure(
+        "mean of returned_by_sets_so_far with random sets in place of all but the first set"
+        " (round 1: of it)"
+    )
+    random_high: float = measure("their 97.5 % quantile")
+    predicted: float = measure(
+        "share of the set that the first round's ranking predicted: units ranked high enough there"
+    )
+    score: float = measure("sum of the set's scores in its own round")
+    score_before: float = measure("sum of the set's scores in the first round")
+
+
+class LocatedRow:
+    """A unit of a round's set."""
+
+    round: int = key("round that located it")
+    layer: int = LayerRow.layer
+    unit: int = UnitRow.unit
+    score: float = measure("score in its round")
+    score_before: float = measure("score in the first round")
+
+
+class RandomRow:
+    """A round's sets with random units in place of all but the first set."""
+
+    round: int = key("round that the set is matched to")
+    draw: int = DrawRow.draw
+    effect: float = measure("share of prompts with the base's behaviour")
+    gain: float = measure("the same minus that of the first set alone")
+
+
+class AnswerRow:
+    """A prompt under the sets of a round."""
+
+    round: int = key("round of the set")
+    prompt_id: int = PromptRow.prompt_id
+    cluster: str = PromptRow.cluster
+    returned_by_this_set: bool = flag(
+        "the base's behaviour returns when the round's set is ablated"
+    )
+    returned_by_sets_so_far: bool = flag("the same by it and all before it")
 
 
 @dataclass(frozen=True)
@@ -41,23 +105,21 @@ class Redundancy(Analyzer):
 
     name: ClassVar[str] = "redundancy"
     version: ClassVar[int] = 5
+    needs: ClassVar[Needs] = Needs(base=True, negatives=True)
 
-    locate: Analyzer
-    rounds: int = 3
-    random_sets: int = 20
-    control_prompts: int = 48
-    excluded: tuple[Pair, ...] = ()
+    locate: Analyzer = option(help="The locating analyzer.")
+    rounds: int = option(3, "Rounds of locating.", ge=2)
+    random_sets: int = option(20, "Matched random sets for each round.")
+    control_prompts: int = option(48, "Prompts of the held-out split on which sets are measured.")
+    excluded: tuple[Pair, ...] = option((), "Units that no random set contains.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_locating(self, self.locate)
 
-    def __call__(self, study: Study) -> Table:
+    def run(self, study: Study) -> Result:
         """Locate, ablate, locate again."""
-        study.pair.require_base("locating again after ablation")
-        if self.rounds < 2:
-            raise OptionError(f"{self.rounds} round does not locate again; use at least 2")
-        halves = study.require_contrast().split(study.seed)
-        locating, measuring = (study.with_prompts(half) for half in halves)
+        locating, measuring = study.split(study.seed)
         first = self.locate(locating)
         size, unit, original = int(first["selected"].sum()), unit_of(first), ranking_of(first)
         donors = PatchSource.from_study(measuring, unit)
@@ -71,73 +133,65 @@ class Redundancy(Analyzer):
             scores.append(scores_of(relocated))
         rows, null, answers = self._measure(measuring, donors, sets, scores, original)
         claims = [_claim(rows, size, excluded_note(self.excluded))] if len(rows) > 1 else []
-        lead = (
-            ""
-            if claims
-            else "Base and fine-tuned model do not differ in the behaviour: no set can return it."
+        no_claim = (
+            "Base and fine-tuned model do not differ in the behaviour: no set can return it."
+            if size
+            else "Nothing was located."
         )
-        lead = lead if size else "Nothing was located."
-        run = table(
-            self.name,
+        units = [
             {
-                name: (np.array([row[name] for row in rows], dtype), *described)
-                for name, (dtype, *described) in _COLUMNS.items()
-            },
-            provenance=study.provenance(self),
-            summary={
-                "rounds": len(sets),
-                "k": size,
-                "positive": len(study.contrast.positive),
-                "negative": len(study.contrast.negative),
-            },
-            tables={
-                "units": _units(sets, scores, unit.name),
+                "round": number,
+                "layer": layer,
+                "unit": index,
+                "score": own[layer, index],
+                "score_before": scores[0][layer, index],
+            }
+            for number, (part, own) in enumerate(zip(sets, scores, strict=False), 1)
+            for layer, index in part
+        ]
+        return Result(
+            records_table(RoundRow, "", rows),
+            {
+                "units": records_table(LocatedRow, "", units, rename={"unit": unit.name}),
                 "random": _random(answers, null),
                 "answers": answers,
             },
+            claims,
+            {"rounds": len(sets), "k": size},
+            lead="" if claims else no_claim,
         )
-        return conclude(run, claims, lead=lead)
 
     def locate_again(self, study: Study, donors: PatchSource, ablated: list[Pair]) -> Table:
         """The locating analyzer on the fine-tuned model with these units at their base
         contributions.
         """
         intervention = donors.condition("ablate-base", ablated).require_intervention()
-        names = {field.name for field in fields(self.locate)}
         # scores of ablated units are meaningless: rank all units, so that enough others remain
-        locate = replace(self.locate, top="100%") if "top" in names else self.locate
-        return locate(
-            replace(
-                study, engine=EditedEngine(study.engine, study.pair.tuned, intervention), _cache={}
-            )
-        )
+        every_unit = {"top": "100%"} if hasattr(self.locate, "top") else {}
+        engine = EditedEngine(study.engine, study.pair.tuned, intervention)
+        return replace(self.locate, **every_unit)(replace(study, engine=engine, _cache={}))
 
     def _measure(
         self,
         study: Study,
         donors: PatchSource,
-        sets: list,
-        scores: list,
+        sets: list[list[Pair]],
+        scores: list[np.ndarray],
         original: tuple[Pair, ...],
-    ):
-        """Rows: effects of each round's set alone and with all before; random sets' effects;
-        behaviour per prompt.
+    ) -> tuple[list[dict[str, Any]], list[tuple[int, int, float]], Table]:
+        """Rows: effects of each round's set alone and with all before; random sets' effects (round,
+        draw, effect); behaviour per prompt.
         """
-        prompt_rows = sample_rows(
-            study.prompts("positive"), changed_rows(study), self.control_prompts, study.seed
-        )
-        rows, null, answers = [], [], {}
+        prompts = study.prompts("positive")
+        prompt_rows = sample_rows(prompts, changed_rows(study), self.control_prompts, study.seed)
+        rows, null, answers = [], [], []
         if not sets or not prompt_rows:
-            return rows, null, _answers(study, prompt_rows, answers)
-        outcomes, numbers = (
-            Outcomes(study, donors, "necessity", prompt_rows),
-            AblatedMetric(study, donors, prompt_rows),
-        )
+            return rows, null, records_table(AnswerRow, "", answers)
+        outcomes = Outcomes(study, donors, "necessity", prompt_rows)
+        numbers = AblatedMetric(study, donors, prompt_rows)
         norms = contribution_norms(study, donors)
-        everything = [
-            (layer, index) for layer in range(norms.shape[0]) for index in range(norms.shape[1])
-        ]
-        unedited_mean, all_ablated_mean = numbers.of([]).mean(), numbers.of(everything).mean()
+        unedited_mean = numbers.of([]).mean()
+        all_ablated_mean = numbers.of(list(np.ndindex(norms.shape))).mean()
         ablated: list[Pair] = []
         for round_number, units in enumerate(study.progress(sets, "redundancy"), 1):
             remaining = (
@@ -148,10 +202,17 @@ class Redundancy(Analyzer):
             ablated = [*ablated, *units]
             this_set = outcomes.of(units)
             sets_so_far = outcomes.of(ablated) if round_number > 1 else this_set
-            answers[round_number] = (
-                matches_donor(outcomes, this_set),
-                matches_donor(outcomes, sets_so_far),
-            )
+            returned = [matches_donor(outcomes, outcome) for outcome in (this_set, sets_so_far)]
+            answers += [
+                {
+                    "round": round_number,
+                    "prompt_id": prompts.prompts[row].id,
+                    "cluster": prompts.clusters[row],
+                    "returned_by_this_set": by_this_set,
+                    "returned_by_sets_so_far": by_all,
+                }
+                for row, by_this_set, by_all in zip(prompt_rows, *returned, strict=True)
+            ]
             # the first set stays, later units are replaced; in round 1 the first set itself
             first_set, rest = (
                 (sets[0], ablated[len(sets[0]) :]) if round_number > 1 else ([], units)
@@ -174,8 +235,8 @@ class Redundancy(Analyzer):
                     "round": round_number,
                     "k": len(units),
                     "remaining_after_previous_sets": remaining,
-                    "returned_by_this_set": float(answers[round_number][0].mean()),
-                    "returned_by_sets_so_far": float(answers[round_number][1].mean()),
+                    "returned_by_this_set": float(returned[0].mean()),
+                    "returned_by_sets_so_far": float(returned[1].mean()),
                     "recovery_by_this_set": outcomes.effects(this_set)["recovery"],
                     "recovery_by_sets_so_far": outcomes.effects(sets_so_far)["recovery"],
                     "random": float(np.mean(effects)) if effects else float("nan"),
@@ -185,143 +246,23 @@ class Redundancy(Analyzer):
                     "score_before": float(sum(scores[0][pair] for pair in units)),
                 }
             )
-        return rows, null, _answers(study, prompt_rows, answers)
-
-
-_COLUMNS = {
-    "round": (
-        np.int64,
-        "key",
-        "1 is the located set; each next one is located after ablation of all before it",
-    ),
-    "k": (np.int64, "measure", "units in the round's set"),
-    "remaining_after_previous_sets": (
-        np.float64,
-        "measure",
-        "share of the metric's rise that remains with all previous sets ablated",
-    ),
-    "returned_by_this_set": (
-        np.float64,
-        "measure",
-        (
-            "share of prompts where the models differ in the behaviour that get the base's when"
-            " only this set is ablated"
-        ),
-    ),
-    "returned_by_sets_so_far": (np.float64, "measure", "the same by this set and all before it"),
-    "recovery_by_this_set": (
-        np.float64,
-        "measure",
-        (
-            "share of the gap between both models' mean numbers that this set closes on these"
-            " prompts; NaN where there is no gap"
-        ),
-    ),
-    "recovery_by_sets_so_far": (np.float64, "measure", "the same by this set and all before it"),
-    "random": (
-        np.float64,
-        "measure",
-        (
-            "mean of returned_by_sets_so_far with random sets in place of all but the first set"
-            " (round 1: of it)"
-        ),
-    ),
-    "random_high": (np.float64, "measure", "their 97.5 % quantile"),
-    "predicted": (
-        np.float64,
-        "measure",
-        "share of the set that the first round's ranking predicted: units ranked high enough there",
-    ),
-    "score": (np.float64, "measure", "sum of the set's scores in its own round"),
-    "score_before": (np.float64, "measure", "sum of the set's scores in the first round"),
-}
-
-
-def _answers(
-    study: Study, rows: list[int], answers: dict[int, tuple[np.ndarray, np.ndarray]]
-) -> Table:
-    prompts, clusters = study.prompts("positive").prompts, study.prompts("positive").clusters
-    this_set, sets_so_far = (
-        np.array([hit for found in answers.values() for hit in found[which]], bool)
-        for which in (0, 1)
-    )
-    return table(
-        "redundancy-answers",
-        {
-            "round": (
-                np.repeat(np.array(list(answers), np.int64), len(rows)),
-                "key",
-                "round of the set",
-            ),
-            "prompt_id": (
-                np.array([prompts[row].id for _ in answers for row in rows], np.int64),
-                "key",
-                "in the file",
-            ),
-            "cluster": (
-                [clusters[row] for _ in answers for row in rows],
-                "key",
-                "prompts that depend on each other",
-            ),
-            "returned_by_this_set": (
-                this_set,
-                "flag",
-                "the base's behaviour returns when the round's set is ablated",
-            ),
-            "returned_by_sets_so_far": (sets_so_far, "flag", "the same by it and all before it"),
-        },
-    )
+        return rows, null, records_table(AnswerRow, "", answers)
 
 
 def _random(answers: Table, null: list[tuple[int, int, float]]) -> Table:
     """Effects of random sets, and their gain over the first round's set alone."""
     first_set = answers["returned_by_sets_so_far"][answers["round"] == 1]
-    # as a difference of counts: shares differ by rounding, which would break ties with the null
-    gains = [
-        (round(effect * first_set.size) - int(first_set.sum())) / first_set.size
-        for _, _, effect in null
-    ]
-    rounds, draws, effects = zip(*null, strict=True) if null else ((), (), ())
-    return table(
-        "redundancy-random",
-        {
-            "round": (np.array(rounds, np.int64), "key", "round that the set is matched to"),
-            "draw": (np.array(draws, np.int64), "key", "number of the random set"),
-            "effect": (
-                np.array(effects, np.float64),
-                "measure",
-                "share of prompts with the base's behaviour",
-            ),
-            "gain": (
-                np.array(gains, np.float64),
-                "measure",
-                "the same minus that of the first set alone",
-            ),
-        },
-    )
-
-
-def _units(sets: list[list[Pair]], scores: list[np.ndarray], unit: str) -> Table:
     rows = [
-        (turn, *pair, scores[turn - 1][pair], scores[0][pair])
-        for turn, f in enumerate(sets, 1)
-        for pair in f
-    ]
-    columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
-    return table(
-        "redundancy-units",
         {
-            "round": (np.array(columns[0], np.int64), "key", "round that located it"),
-            "layer": (np.array(columns[1], np.int64), "key", "block"),
-            unit: (np.array(columns[2], np.int64), "key", f"{unit} of the block"),
-            "score": (np.array(columns[3], np.float64), "measure", "score in its round"),
-            "score_before": (
-                np.array(columns[4], np.float64),
-                "measure",
-                "score in the first round",
-            ),
-        },
-    )
+            "round": number,
+            "draw": draw,
+            "effect": effect,
+            # as a difference of counts: shares differ by rounding, which would break ties
+            "gain": (round(effect * first_set.size) - int(first_set.sum())) / first_set.size,
+        }
+        for number, draw, effect in null
+    ]
+    return records_table(RandomRow, "", rows)
 
 
 def _claim(rows: list[dict], size: int, excluded: str) -> Claim:

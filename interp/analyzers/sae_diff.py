@@ -9,7 +9,7 @@ model.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,15 +17,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.base import Analyzer
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
 from interp.capture import Captured, capture
+from interp.claims import from_table
 from interp.errors import OptionError, PairError
 from interp.maths.host import to_host
 from interp.prompts import OTHER, Encoded, content_roles
 from interp.provenance import Provenance
 from interp.sae import Dictionary
 from interp.sae.analysis.classes import Thresholds
-from interp.sae.analysis.diff import ONE_SIDED_CLASSES, Batch, accumulator_for, compare_models
+from interp.sae.analysis.diff import (
+    COMPARISONS,
+    KIND,
+    ONE_SIDED_CLASSES,
+    Batch,
+    accumulator_for,
+    compare_models,
+)
 from interp.sae.analysis.jackknife import FOLDS
 from interp.sae.analysis.model_swap_test import DRAWS
 from interp.sae.analysis.splice import counted_positions
@@ -45,8 +53,8 @@ class SaeDiff(Analyzer):
     ``comparison``) on the study's prompts.
 
     ``content_only``: ignore special tokens and those of the chat template; otherwise their activity
-    is reported separately. ``max_norm_ratio``: tokens whose norm exceeds this many medians in either model
-    are left out in both, 0 keeps all. ``draws``: exchanges of the models for the null.
+    is reported separately. ``max_norm_ratio``: tokens whose norm exceeds this many medians in
+    either model are left out in both, 0 keeps all. ``draws``: exchanges of the models for the null.
     ``controls``: tables of control pairs on the same prompts, by their own dictionaries. Prompts of
     one cluster count as one document. Returns a table of kind ``sae-diff``, a row per latent, with
     ``classes`` (counts for this pair and the controls) and, with controls, ``control`` (their
@@ -55,81 +63,83 @@ class SaeDiff(Analyzer):
 
     name: ClassVar[str] = "sae-diff"
     version: ClassVar[int] = 7
+    needs: ClassVar[Needs] = Needs(base=True)
 
-    dictionary: Dictionary = field(compare=False)
-    comparison: str = "crosscoder"
-    site: str = ""
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    content_only: bool = False
-    max_norm_ratio: float = 10.0
-    draws: int = DRAWS
-    controls: tuple[Table, ...] = field(default=(), compare=False)
+    dictionary: Dictionary = option(help="The dictionary.", compare=False)
+    comparison: str = option(
+        "crosscoder",
+        "Model that the dictionary reads: crosscoder, difference, base, tuned.",
+        choices=COMPARISONS,
+    )
+    site: str = option("", "Site that the dictionary reads, as blocks.3.hook_resid_post.")
+    thresholds: Thresholds = option(Thresholds(), "Thresholds of the classes.")
+    content_only: bool = option(False, "Ignore special tokens and those of the template.")
+    max_norm_ratio: float = option(10.0, "Leave out norms above X medians; 0: keep all.")
+    draws: int = option(DRAWS, "Random exchanges of the models, for p.")
+    controls: tuple[Table, ...] = option(
+        (), "Runs of control pairs on the same prompts.", kind=KIND, compare=False
+    )
 
-    def require(self) -> Site:
-        """The site; raises OptionError for a dictionary that does not fit the comparison, before
-        any model is loaded.
+    def check(self, known: Known) -> None:
+        """Raise OptionError for a dictionary that does not fit the comparison, or options that do
+        not fit each other.
         """
+        del known
         accumulator_for(self.dictionary, self.comparison)
         if not 2 <= self.thresholds.folds <= FOLDS:
             raise OptionError(
                 f"documents are split into {FOLDS} folds; require activity in 2 to {FOLDS} of"
-                " them, not "
-                f"{self.thresholds.folds}"
+                f" them, not {self.thresholds.folds}"
             )
         # a crosscoder's latents have two decoder rows, so p is doubled
         if self.draws < (least := 39 if self.comparison == "crosscoder" else 19):
             raise OptionError(f"{self.draws} draws cannot reach p = 0.05; use at least {least}")
         if self.max_norm_ratio and self.max_norm_ratio <= 1:
             raise OptionError(
-                f"a norm limit of {self.max_norm_ratio:g} medians would remove about half of all rows;"
-                " use 10, or 0 to keep every row"
+                f"a norm limit of {self.max_norm_ratio:g} medians would remove about half of all"
+                " rows; use 10, or 0 to keep every row"
             )
-        return Site.parse(self.site)
+        Site.parse(self.site)
 
-    def require_study(self, study: Study) -> None:
+    def require(self, study: Study) -> None:
         """Raise OptionError, PairError or UnsupportedModel for a study or a control that does not
         fit.
         """
-        site = self.require()
-        study.pair.require_base("comparing models by a dictionary")
+        super().require(study)
         for role in ROLES:
-            study.pair[role].at(site)
+            study.pair[role].at(Site.parse(self.site))
         clusters = len(set(_cluster_names(study)))
         if clusters < self.thresholds.folds:
             raise OptionError(
                 f"the prompts have {clusters} clusters, but a latent must be active in"
                 f" {self.thresholds.folds} folds to be classified; give more prompts"
             )
-        provenance = study.provenance(self)
-        for control in self.controls:
-            if control.provenance is not None:
-                self._require_comparable(control.provenance, provenance, study)
+        own = study.provenance(self)
+        for control in self._control_provenances:
+            if control.inputs.get("base") != own.inputs.get("base"):
+                raise PairError(
+                    f"the control was fine-tuned from another base than {study.pair.tuned.name};"
+                    " give a control of the same base"
+                )
+            if control.inputs.get("prompts") != own.inputs["prompts"]:
+                raise OptionError(
+                    "the control was compared on other prompts; run it on the same prompts"
+                )
+            for name in SAME_OPTIONS:
+                if control.options.get(name) != own.options[name]:
+                    raise OptionError(
+                        f"the control was compared with another {name}; run it with the same"
+                        " options"
+                    )
 
-    def _require_comparable(
-        self, control: Provenance, provenance: Provenance, study: Study
-    ) -> None:
-        """Raise OptionError or PairError for a control run with other inputs or options."""
-        if control.inputs.get("base") != provenance.inputs.get("base"):
-            raise PairError(
-                f"the control was fine-tuned from another base than {study.pair.tuned.name};"
-                " give a control of the same base"
-            )
-        if control.inputs.get("prompts") != provenance.inputs["prompts"]:
-            raise OptionError(
-                "the control was compared on other prompts; run it on the same prompts"
-            )
-        if differ := [
-            name for name in SAME_OPTIONS if control.options.get(name) != provenance.options[name]
-        ]:
-            raise OptionError(
-                f"the control was compared with another {differ[0]}; run it with the same options"
-            )
+    @property
+    def _control_provenances(self) -> list[Provenance]:
+        return [one.provenance for one in self.controls if one.provenance is not None]
 
-    def __call__(self, study: Study) -> Table:
-        """Run both passes; return classes and claims."""
-        self.require_study(study)
+    def run(self, study: Study) -> Result:
+        """Run both passes over the prompts."""
         counts = _TokenCounts(len(set(_cluster_names(study))))
-        comparison = compare_models(
+        latents = compare_models(
             self.dictionary.to(study.pair.tuned.device),
             self.comparison,
             self._rows(study, counts),
@@ -139,40 +149,31 @@ class SaeDiff(Analyzer):
             seed=study.seed,
             controls=self.controls,
         )
-        control_provenances = [
-            control.provenance for control in self.controls if control.provenance is not None
-        ]
         summary = {
+            **latents.summary,
             "site": self.site,
             "tokens": counts.tokens,
-            "sinks": sum(counts.sinks.values()),
+            "sinks": counts.sinks.total(),
             "clusters": counts.clusters,
             "sinks_by_token": {
                 study.pair.tokenizer.decode([index]): count
                 for index, count in counts.sinks.most_common(5)
             },
-            "controls": [str(one.context.get("tuned", "")) for one in control_provenances],
-            "control_runs": [one.key for one in control_provenances],
-            **{group: len(study.prompts(group)) for group in study.classes},
+            "controls": [str(one.context.get("tuned", "")) for one in self._control_provenances],
+            "control_runs": [one.key for one in self._control_provenances],
         }
-        if "special_share" in comparison.data:
-            special = comparison["claimed"] & (
-                comparison["class"] == ONE_SIDED_CLASSES.get(self.comparison, ("tuned-only",))[0]
-            )
-            summary["mainly_special"] = int(
-                (comparison["special_share"][special] > MAINLY_SPECIAL).sum()
-            )
-        limits = self._limits(comparison, summary)
-        return replace(
-            comparison,
-            provenance=study.provenance(self),
-            summary={**comparison.summary, **summary, "limits": limits},
-        )
+        if not self.content_only:
+            one_sided = latents["class"] == ONE_SIDED_CLASSES[self.comparison][0]
+            is_special = latents["special_share"] > MAINLY_SPECIAL
+            summary["mainly_special"] = int((latents["claimed"] & one_sided & is_special).sum())
+        # evaluated already; the summary has their sentence and whether any is supported
+        claims = [finding.claim for finding in from_table(latents.tables["claims"])]
+        return Result(latents, latents.tables, claims, summary, self._limits(summary))
 
-    def _limits(self, comparison: Table, summary: dict[str, Any]) -> list[str]:
-        sides = ONE_SIDED_CLASSES.get(self.comparison, ("tuned-only", "base-only"))
+    def _limits(self, summary: dict[str, Any]) -> list[str]:
+        sides = ONE_SIDED_CLASSES[self.comparison]
         lines = [
-            ("Differences that this dictionary does not reconstruct are not in any row."),
+            "Differences that this dictionary does not reconstruct are not in any row.",
             "Latents were only read, without interventions; whether they have an effect was not"
             " measured.",
         ]
@@ -189,9 +190,10 @@ class SaeDiff(Analyzer):
             )
         if summary["sinks"]:
             lines.append(
-                f"{summary['sinks']} tokens with a norm above {self.max_norm_ratio:g} medians were left out."
+                f"{summary['sinks']} tokens with a norm above {self.max_norm_ratio:g} medians were"
+                " left out."
             )
-        if self.comparison == "difference" and comparison.summary["claimed"]["tuned-only"]:
+        if self.comparison == "difference" and summary["claimed"]["tuned-only"]:
             lines.append(
                 "A dictionary of differences can also claim latents that mix several features."
             )
@@ -202,15 +204,18 @@ class SaeDiff(Analyzer):
         attention sinks are left out in both models.
         """
         encoded, owners = _encoded(study)
-        site, pair, config = self.require(), study.pair, self.dictionary.config
+        site, pair, config = Site.parse(self.site), study.pair, self.dictionary.config
         excluded = (OTHER,) if self.content_only else ()
         groups = study.batches(encoded, pair.tuned, 8 * config.d_in)
 
         def passes(what: str) -> Iterator[tuple[Captured, Tensor, list[Tensor]]]:
-            models = {role: pair[role] for role in ROLES}
-            groups_with_progress = study.progress(groups, what)
             for batch in capture(
-                study.engine, models, encoded, groups_with_progress, [site], pad_id=study.pad_id
+                study.engine,
+                {role: pair[role] for role in ROLES},
+                encoded,
+                study.progress(groups, what),
+                [site],
+                pad_id=study.pad_id,
             ):
                 counted = counted_positions(batch.batch, batch.roles, excluded)
                 values = [batch.values[role, site] for role in ROLES]
@@ -267,16 +272,17 @@ def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
     encoded = [
         content_roles(tokenizer, coded) for group in study.classes for coded in study.encoded(group)
     ]
-    number: dict[str, int] = {}
-    return encoded, torch.tensor(
-        [number.setdefault(name, len(number)) for name in _cluster_names(study)]
-    )
+    names = _cluster_names(study)
+    number = {name: at for at, name in enumerate(dict.fromkeys(names))}
+    return encoded, torch.tensor([number[name] for name in names])
 
 
 def _norm_masks(
     norms: Sequence[Float[np.ndarray, "2 _"]], max_norm_ratio: float
 ) -> list[Bool[np.ndarray, " _"]]:
-    """Per batch, a mask of rows with finite norms of at most ``max_norm_ratio`` medians in both models."""
+    """Per batch, a mask of rows with finite norms of at most ``max_norm_ratio`` medians in both
+    models; 0 allows every finite norm.
+    """
     finite = [np.all(np.isfinite(part), axis=0) for part in norms]
     if not max_norm_ratio:
         return finite

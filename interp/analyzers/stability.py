@@ -6,15 +6,15 @@ the same counts in every layer. Whether a set located on one template returns th
 is measured on the prompts of the others.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from interp.analyzers.base import Analyzer, require_locating
-from interp.claims import Claim, Draws, conclude, escape_braces, statistic
-from interp.errors import OptionError
+from interp.analyzers.framework import Analyzer, Needs, Result, option, require_locating
+from interp.claims import Claim, Draws, escape_braces, statistic
 from interp.experiments.conditions import PatchSource
 from interp.experiments.contributions import contribution_norms
 from interp.experiments.dose import dose_effect
@@ -27,16 +27,70 @@ from interp.experiments.ranking_sets import (
     spearman,
     unit_of,
 )
+from interp.experiments.records import records_table
 from interp.experiments.row_selection import changed_rows, sample_rows
 from interp.interventions.random_sets import equally_large, excluded_note, matched_sets
 from interp.prompts import Contrast
+from interp.rows import DrawRow, UnitRow, key, measure
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
 
 MIN_JACCARD, MIN_EFFECT = (
     1 / 3,
     0.5,
 )  # two sets of one size that share half of their members: Jaccard 1/3
+
+_NO_DIFFERENCE = (
+    "Base and fine-tuned model do not differ in the behaviour on these prompts: the effect of a"
+    " template's set on the prompts of the others was not measured."
+)
+
+
+class ComparisonRow:
+    """Two located sets."""
+
+    basis: str = key("what the two sets were located on: halves of the clusters, or templates")
+    first: str = key("first half (pair and side) or template")
+    second: str = key("second half or template")
+    n_first: int = measure("units selected on the first")
+    n_second: int = measure("units selected on the second")
+    jaccard: float = measure("Jaccard index of the two sets")
+    chance: float = measure("the same of random sets with the same counts in every layer, mean")
+    chance_high: float = measure("their 97.5 % quantile")
+    spearman: float = measure("rank correlation of the two scores over all units")
+    spearman_selected: float = measure(
+        "rank correlation over units selected on either; NaN for fewer than three"
+    )
+
+
+class SelectedRow(UnitRow):
+    """A unit that was selected on some half, the most frequent first."""
+
+    selected: int = measure("halves on which it was selected")
+    halves: int = measure("number of halves")
+
+
+class ChanceRow:
+    """A random pair of sets for each comparison."""
+
+    basis: str = ComparisonRow.basis
+    draw: int = DrawRow.draw
+    jaccard: float = measure("mean Jaccard index of random sets")
+
+
+class ElsewhereRow:
+    """A template's set, or a random one, on the prompts of the other templates."""
+
+    template: str = key("template that the set was located on")
+    draw: int = key("0 for the located set, else number of the random set")
+    k: int = measure("units in the set")
+    prompts: int = measure(
+        "prompts of the other templates, on which base and fine-tuned model differ in the behaviour"
+    )
+    effect: float = measure("share of them with the base's behaviour")
+    recovery: float = measure(
+        "share of the gap between both models' mean numbers that is closed on them"
+    )
 
 
 @dataclass(frozen=True)
@@ -52,76 +106,71 @@ class Stability(Analyzer):
 
     name: ClassVar[str] = "stability"
     version: ClassVar[int] = 5
+    needs: ClassVar[Needs] = Needs(negatives=True)
 
-    locate: Analyzer
-    resamples: int = 5
-    draws: int = 200
-    least: int = 8
-    random_sets: int = 20
-    control_prompts: int = 48
-    excluded: tuple[tuple[int, int], ...] = ()
+    locate: Analyzer = option(help="The locating analyzer.")
+    resamples: int = option(5, "Pairs of halves.", ge=1)
+    draws: int = option(200, "Random pairs of sets for every chance level.", ge=1)
+    least: int = option(8, "Prompts of both classes that a template needs.")
+    random_sets: int = option(20, "Matched random sets for each template's set.")
+    control_prompts: int = option(48, "Prompts of other templates on which a set is measured.")
+    excluded: tuple[tuple[int, int], ...] = option((), "Units that no random set contains.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_locating(self, self.locate)
 
-    def __call__(self, study: Study) -> Table:
+    def run(self, study: Study) -> Result:
         """Compare halves with halves, and templates with templates."""
-        if self.resamples < 1 or self.draws < 1:
-            raise OptionError(
-                f"{self.resamples} pairs of halves and {self.draws} draws give no comparison; use"
-                " at least 1 of each"
-            )
-        runs: dict[str, list[tuple[str, Table]]] = {"halves": [], "templates": []}
-        for resample in study.progress(range(self.resamples), "locating on halves"):
-            for name, half in zip(
+        halves = [
+            (f"{resample + 1}{side}", self.locate(study.with_prompts(half)))
+            for resample in study.progress(range(self.resamples), "locating on halves")
+            for side, half in zip(
                 "ab", study.require_contrast().split(study.seed + 1 + resample), strict=True
-            ):
-                runs["halves"].append(
-                    (f"{resample + 1}{name}", self.locate(study.with_prompts(half)))
-                )
-        for name, contrast in study.progress(
-            list(self._templates(study).items()), "locating on templates"
-        ):
-            runs["templates"].append((name, self.locate(study.with_prompts(contrast))))
+            )
+        ]
+        templates = [
+            (name, self.locate(study.with_prompts(contrast)))
+            for name, contrast in study.progress(
+                list(self._templates(study).items()), "locating on templates"
+            )
+        ]
         pairs = {
-            "halves": [(2 * turn, 2 * turn + 1) for turn in range(self.resamples)],
-            "templates": list(combinations(range(len(runs["templates"])), 2)),
+            "halves": zip(halves[::2], halves[1::2], strict=True),
+            "templates": combinations(templates, 2),
         }
         rows, chances = [], {}
         for basis, compared in pairs.items():
-            chance_draws = []
-            for first, second in compared:
-                row, chance = self._compare(study, basis, runs[basis][first], runs[basis][second])
-                rows.append(row)
-                chance_draws.append(chance)
-            if chance_draws:
-                chances[basis] = np.mean(chance_draws, axis=0)
-        elsewhere = self._elsewhere(study, runs["templates"])
+            results = [self._compare(study, basis, *pair) for pair in compared]
+            rows += [row for row, _ in results]
+            if results:
+                chances[basis] = np.mean([chance for _, chance in results], axis=0)
+        elsewhere = self._elsewhere(study, templates)
         claims = [_agreement_claim(basis) for basis in chances]
         if elsewhere is not None and len(elsewhere):
             claims.append(_elsewhere_claim(elsewhere, excluded_note(self.excluded)))
-        tables = {"units": _units(runs["halves"]), "chance": _chance(chances)}
-        if elsewhere is not None:
-            tables["elsewhere"] = elsewhere
-        halves = np.array([row["jaccard"] for row in rows if row["basis"] == "halves"])
-        run = table(
-            self.name,
+        chance_rows = [
+            {"basis": basis, "draw": draw, "jaccard": value}
+            for basis, values in chances.items()
+            for draw, value in enumerate(values)
+        ]
+        return Result(
+            records_table(ComparisonRow, "", rows),
             {
-                name: ([row[name] for row in rows], *described)
-                for name, described in _COLUMNS.items()
+                "units": _units(halves),
+                "chance": records_table(ChanceRow, "", chance_rows),
+                **({} if elsewhere is None else {"elsewhere": elsewhere}),
             },
-            provenance=study.provenance(self),
-            summary={
-                "jaccard": float(halves.mean()),
+            claims,
+            {
+                "jaccard": float(
+                    np.mean([row["jaccard"] for row in rows if row["basis"] == "halves"])
+                ),
                 "resamples": self.resamples,
-                "templates": [name for name, _ in runs["templates"]],
-                "positive": len(study.contrast.positive),
-                "negative": len(study.contrast.negative),
+                "templates": [name for name, _ in templates],
             },
-            tables=tables,
+            [_NO_DIFFERENCE] if elsewhere is not None and not len(elsewhere) else [],
         )
-        no_difference = elsewhere is not None and not len(elsewhere)
-        return conclude(run, claims, limits=[_NO_DIFFERENCE] if no_difference else [])
 
     def _templates(self, study: Study) -> dict[str, Contrast]:
         """The contrast of each template; empty unless two templates have enough prompts of both
@@ -141,13 +190,12 @@ class Stability(Analyzer):
 
     def _compare(
         self, study: Study, basis: str, first: tuple[str, Table], second: tuple[str, Table]
-    ):
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """A row, and the Jaccard index of every random pair [draws]."""
         sets = [selected_of(located) for _, located in (first, second)]
         scores = [scores_of(located) for _, located in (first, second)]
-        width = scores[0].shape[1]
-        chance = chance_jaccards(sets[0], sets[1], width, self.draws, study.seed)
+        chance = chance_jaccards(sets[0], sets[1], scores[0].shape[1], self.draws, study.seed)
         union = sorted({*sets[0], *sets[1]})
-        union_scores = [np.array([score[pair] for pair in union]) for score in scores]
         row = {
             "basis": basis,
             "first": first[0],
@@ -158,103 +206,48 @@ class Stability(Analyzer):
             "chance": float(chance.mean()),
             "chance_high": float(np.quantile(chance, 0.975)),
             "spearman": spearman(scores[0].ravel(), scores[1].ravel()),
-            "spearman_selected": spearman(*union_scores),
+            "spearman_selected": spearman(
+                *(np.array([score[pair] for pair in union]) for score in scores)
+            ),
         }
         return row, chance
 
     def _elsewhere(self, study: Study, runs: list[tuple[str, Table]]) -> Table | None:
         """Effects of each template's set, and of random sets, on the prompts of the other
-        templates.
+        templates; None without a base or templates.
         """
         if not runs or study.pair.base is None:
             return None
-        unit = unit_of(runs[0][1])
-        donors = PatchSource.from_study(study, unit)
+        donors = PatchSource.from_study(study, unit_of(runs[0][1]))
         norms = contribution_norms(study, donors)
         differ = changed_rows(study)
-        prompts = study.prompts("positive").prompts
+        prompts = study.prompts("positive")
         rows = []
         for name, located in study.progress(runs, "sets on other templates"):
             chosen = selected_of(located)
-            other_rows = [row for row in differ if prompts[row].template not in (name, None)]
             other_rows = sample_rows(
-                study.prompts("positive"), other_rows, self.control_prompts, study.seed
+                prompts,
+                [row for row in differ if prompts.prompts[row].template not in (name, None)],
+                self.control_prompts,
+                study.seed,
             )
             if not other_rows:
                 continue
+            about = {"template": name, "k": len(chosen), "prompts": len(other_rows)}
             if not chosen:
                 # a template on which nothing is located counts as effect 0
-                rows.append((name, 0, 0, len(other_rows), 0.0, 0.0))
+                rows.append({**about, "draw": 0, "effect": 0.0, "recovery": 0.0})
                 continue
             drawn = matched_sets(chosen, norms, self.random_sets, study.seed, exclude=self.excluded)
             draws = equally_large(drawn, chosen)
             outcomes = Outcomes(
                 study, donors, "necessity", other_rows, units={*chosen}.union(*draws)
             )
-            for number, units in enumerate([chosen, *draws]):
-                effects = dose_effect(outcomes, units)
-                rows.append(
-                    (
-                        name,
-                        number,
-                        len(chosen),
-                        len(other_rows),
-                        effects["effect"],
-                        effects["recovery"],
-                    )
-                )
-        columns = list(zip(*rows, strict=True)) if rows else [[]] * 6
-        return table(
-            "stability-elsewhere",
-            {
-                "template": (list(columns[0]), "key", "template that the set was located on"),
-                "draw": (
-                    np.array(columns[1], np.int64),
-                    "key",
-                    "0 for the located set, else number of the random set",
-                ),
-                "k": (np.array(columns[2], np.int64), "measure", "units in the set"),
-                "prompts": (
-                    np.array(columns[3], np.int64),
-                    "measure",
-                    (
-                        "prompts of the other templates, on which base and fine-tuned model differ"
-                        " in the behaviour"
-                    ),
-                ),
-                "effect": (
-                    np.array(columns[4], np.float64),
-                    "measure",
-                    "share of them with the base's behaviour",
-                ),
-                "recovery": (
-                    np.array(columns[5], np.float64),
-                    "measure",
-                    "share of the gap between both models' mean numbers that is closed on them",
-                ),
-            },
-        )
-
-
-_NO_DIFFERENCE = (
-    "Base and fine-tuned model do not differ in the behaviour on these prompts: the effect of a"
-    " template's set on the prompts of the others was not measured."
-)
-_COLUMNS = {
-    "basis": ("key", "what the two sets were located on: halves of the clusters, or templates"),
-    "first": ("key", "first half (pair and side) or template"),
-    "second": ("key", "second half or template"),
-    "n_first": ("measure", "units selected on the first"),
-    "n_second": ("measure", "units selected on the second"),
-    "jaccard": ("measure", "Jaccard index of the two sets"),
-    "chance": ("measure", "the same of random sets with the same counts in every layer, mean"),
-    "chance_high": ("measure", "their 97.5 % quantile"),
-    "spearman": ("measure", "rank correlation of the two scores over all units"),
-    "spearman_selected": (
-        "measure",
-        "rank correlation over units selected on either; NaN for fewer than three",
-    ),
-}
+            rows += [
+                {**about, "draw": draw, **dose_effect(outcomes, units)}
+                for draw, units in enumerate([chosen, *draws])
+            ]
+        return records_table(ElsewhereRow, "", rows)
 
 
 def _agreement_claim(basis: str) -> Claim:
@@ -303,42 +296,9 @@ def _elsewhere_claim(elsewhere: Table, excluded: str) -> Claim:
 
 def _units(runs: list[tuple[str, Table]]) -> Table:
     """Number of halves on which each unit was selected, in descending order."""
-    counts: dict[tuple[int, int], int] = {}
-    for _, located in runs:
-        for pair in selected_of(located):
-            counts[pair] = counts.get(pair, 0) + 1
-    order = sorted(counts, key=lambda pair: (-counts[pair], pair))
-    unit = unit_of(runs[0][1]).name
-    return table(
-        "stability-units",
-        {
-            "layer": (np.array([pair[0] for pair in order], np.int64), "key", "block"),
-            unit: (np.array([pair[1] for pair in order], np.int64), "key", f"{unit} of the block"),
-            "selected": (
-                np.array([counts[p] for p in order], np.int64),
-                "measure",
-                "halves on which it was selected",
-            ),
-            "halves": (np.full(len(order), len(runs), np.int64), "measure", "number of halves"),
-        },
-    )
-
-
-def _chance(chances: dict[str, np.ndarray]) -> Table:
+    counts = Counter(unit for _, located in runs for unit in selected_of(located))
     rows = [
-        (basis, draw, value)
-        for basis, values in chances.items()
-        for draw, value in enumerate(values)
+        {"layer": layer, "unit": unit, "selected": counts[layer, unit], "halves": len(runs)}
+        for layer, unit in sorted(counts, key=lambda pair: (-counts[pair], pair))
     ]
-    return table(
-        "stability-chance",
-        {
-            "basis": ([row[0] for row in rows], "key", "halves or templates"),
-            "draw": (np.array([row[1] for row in rows], np.int64), "key", "number of the draw"),
-            "jaccard": (
-                np.array([row[2] for row in rows]),
-                "measure",
-                "mean Jaccard index of random sets",
-            ),
-        },
-    )
+    return records_table(SelectedRow, "", rows, rename={"unit": unit_of(runs[0][1]).name})

@@ -8,27 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from interp.claims.claim import Claim, Draws
 from interp.claims.estimates import Estimate, mean, statistic
-from interp.table import Table, table
+from interp.rows import key, rows_table, text
+from interp.table import Table
 
 MIN_FOR_INTERVAL, MIN_FOR_RANK = 5, 19
 TABLE = "controls"
 
 
-def controls_table(names: Sequence[str], columns: Mapping[str, tuple]) -> Table:
-    """One row per control; ``columns`` hold a number of each."""
-    return table(
-        "controls",
-        {
-            "control": (np.arange(len(names)), "key", "control fine-tune, in the given order"),
-            "model": (list(names), "text", "its name"),
-            **columns,
-        },
-    )
+class ControlRow:
+    """A row per control fine-tune, with a number of each."""
+
+    control: int = key("control fine-tune, in the given order")
+    model: str = text("its name")
+
+
+def controls_table(
+    names: Sequence[str],
+    extra: Mapping[str, tuple] | None = None,
+    row: type[ControlRow] = ControlRow,
+    numbers: Mapping[str, Any] | None = None,
+) -> Table:
+    """The controls by name. ``numbers``: one of each control, for each further column of ``row``;
+    ``extra``: columns whose names depend on the run, as in ``interp.rows.rows_table``.
+    """
+    data = {"control": np.arange(len(names)), "model": names, **(numbers or {})}
+    return rows_table(row, TABLE, data, extra=extra)
 
 
 def control_range(column: str) -> dict[str, Estimate]:

@@ -12,7 +12,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from io import TextIOWrapper
@@ -255,24 +254,8 @@ def _run(arguments: list[str], debug: bool) -> None:
         everything,
         options=_options,
     )
-    with (
-        group.make_context("interp", arguments) as context,
-        _kept_as_context(arguments, everything),
-    ):
+    with group.make_context("interp", arguments) as context:
         group.invoke(context)
-
-
-@contextmanager
-def _kept_as_context(arguments: Sequence[str], commands: Mapping[str, str]) -> Iterator[None]:
-    """Let runs that are made meanwhile say which command made them."""
-    if arguments[0] not in commands:
-        yield
-        return
-    # here, because `interp --help` need not wait for it
-    from interp.provenance import as_command
-
-    with as_command(arguments):
-        yield
 
 
 def _hush() -> None:

@@ -60,7 +60,7 @@ def baselines_analyzer(
     contrast, size = None, int(verified.summary["selected"])
     if "contrast" in names:
         contrast = store.run(LocateNeurons(method="contrast", top=str(size)), locating).table
-    return Baselines.of(
+    return Baselines(
         verified, located, contrast=contrast, choosing=locating if "direction" in names else None
     )
 

@@ -67,8 +67,8 @@ def analyzers(
     factories = {
         "stability": lambda: Stability(locate=locate, parent=key, excluded=excluded),
         "redundancy": lambda: Redundancy(locate=locate, parent=key, excluded=excluded),
-        "coalitions": lambda: Coalitions.of(located),
-        "direction": lambda: RefusalDirection.of(located),
+        "coalitions": lambda: Coalitions(located),
+        "direction": lambda: RefusalDirection(located),
     }
     return {name: factories[name]() for name in names}
 

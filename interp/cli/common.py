@@ -24,6 +24,7 @@ from interp.provenance import to_json_value
 
 if TYPE_CHECKING:
     from interp.capture import BatchSize
+    from interp.provenance.request import CommandRequest
 
 
 NewTokens = Annotated[
@@ -42,8 +43,22 @@ PANELS = (EXAMINED, METHOD, VERIFICATION, RUNNING, OUTPUT)
 """Groups of options in a command's help, in this order."""
 
 
+NOT_RECORDED = {"store", "quiet", "as_json", "debug"}
+"""Options that change neither what is computed nor how: where runs are kept, what is printed."""
+
+
 class GroupedCommand(TyperCommand):
-    """A command whose help lists its options in groups, ``PANELS``."""
+    """A command whose help lists its options in groups, ``PANELS``, and whose request is recorded
+    with the runs that it makes.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        # here, since help need not wait for it
+        from interp.provenance.request import as_request
+
+        with as_request(_request_of(ctx)):
+            return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments first, then options by group; ``--help`` is the last of all."""
@@ -57,6 +72,35 @@ class GroupedCommand(TyperCommand):
             if panel in groups:
                 with formatter.section(panel):
                     formatter.write_dl(groups[panel])
+
+
+def _request_of(ctx: Any) -> "CommandRequest":
+    """What was given of a command's parameters, as click has read it."""
+    from interp.provenance.request import CommandRequest
+
+    arguments, options = [], {}
+    for parameter in ctx.command.params:
+        given = ctx.get_parameter_source(parameter.name)
+        value = ctx.params.get(parameter.name)
+        if value is None or given is None or given.name != "COMMANDLINE":
+            continue
+        if parameter.param_type_name == "argument":
+            arguments += map(str, value) if isinstance(value, (list, tuple)) else [str(value)]
+        elif parameter.name not in NOT_RECORDED:
+            flag = max(parameter.opts, key=len)
+            if value is False:
+                flag, value = max(parameter.secondary_opts, key=len), True
+            options[flag] = (
+                [_plain(one) for one in value]
+                if isinstance(value, (list, tuple))
+                else _plain(value)
+            )
+    command = " ".join(ctx.command_path.split()[1:])
+    return CommandRequest(command=command, arguments=arguments, options=options)
+
+
+def _plain(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, (bool, int, float)) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)

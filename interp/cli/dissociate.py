@@ -85,6 +85,7 @@ def command(
 
     def compute(session: Session) -> list:
         from interp.analyzers.dissociation import Dissociation
+        from interp.analyzers.framework import Known
         from interp.analyzers.locate_neurons import LocateNeurons
         from interp.models.sources import find
 
@@ -109,7 +110,7 @@ def command(
         if not has_base:
             raise OptionError("a dissociation needs a base model to return to; add --base MODEL")
         for asked, what in zip((common, second_options), behaviours, strict=True):
-            locate.check(has_base, differentiable=asked.differentiable(what))
+            locate.check(Known(has_base, differentiable=asked.differentiable(what)))
         pair = session.load(tuned, common.base)
         studies = []
         for asked, what, (locating, measuring) in zip(
@@ -124,18 +125,13 @@ def command(
         )
         store = session.store
         first_run, second_run = (store.run(locate, locating) for locating, _ in studies)
-        dissociation = Dissociation.of(
+        dissociation = Dissociation(
             first_run.table,
             second_run.table,
             studies[1][1],
             random_sets=random_sets,
             control_prompts=control_prompts,
         )
-        measured = store.run(dissociation, studies[0][1])
-        return [measured, first_run, second_run]
+        return [store.run(dissociation, studies[0][1]), first_run, second_run]
 
-    return answer(request, _title(tuned), compute)
-
-
-def _title(tuned: str) -> str:
-    return f"One set for each behaviour? {tuned}"
+    return answer(request, f"One set for each behaviour? {tuned}", compute)

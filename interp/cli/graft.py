@@ -156,6 +156,7 @@ def command(
     )
 
     def compute(session: Session) -> list:
+        from interp.analyzers.framework import Known
         from interp.analyzers.graft import Graft
         from interp.metrics import Task
         from interp.prompts import prompt_notes
@@ -175,9 +176,8 @@ def command(
             shuffles=shuffles,
             compare_with=compared_runs,
         )
-        analyzer.check()
-        pair = session.load(tuned, common.base)
-        pair.require_base("grafting")
+        analyzer.check(Known())
+        pair = session.load(tuned, common.base, "grafting")
         metric = Task.from_prompts(pair.tokenizer, located_on.positive.prompts, "answer-loss")
         study = session.study(pair, located_on, metric)
         session.note(
@@ -187,8 +187,4 @@ def command(
         )
         return [store.run(analyzer, study)]
 
-    return answer(request, _title(tuned), compute)
-
-
-def _title(tuned: str) -> str:
-    return f"How few weights carry it? {tuned}"
+    return answer(request, f"How few weights carry it? {tuned}", compute)

@@ -3,6 +3,7 @@ what they do.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,17 +100,19 @@ def command(
     request = Request.of("intruders", arguments | {"tuned": [tuned, *earlier]})
 
     def compute(session: Session) -> list:
+        from interp.analyzers.framework import Known
+        from interp.analyzers.intruder_scaling import IntruderScaling
         from interp.analyzers.intruders import Intruders
         from interp.models.weights import WeightPair
         from interp.store.svd_cache import SvdCache
 
         common.batches()
         analyzer = Intruders(top_k, eps, side, gap, draws)
-        analyzer.require()
+        analyzer.check(Known())
+        scaling = None
         if factors is not None:
-            from interp.analyzers.intruder_scaling import IntruderScaling
-
-            IntruderScaling(scale_set=scale_set, scales=factors).require()
+            scaling = IntruderScaling(scale_set=scale_set, scales=factors)
+            scaling.check(Known())
         contrast = None if text is None else _contrast(task, text, max_prompts)
         session.begin()
         store = session.store
@@ -129,24 +132,20 @@ def command(
         weights = weights_of(tuned)
         session.note(*weights.notes)
         runs = [store.run(analyzer, weights)]
-        if factors is not None:
+        if scaling is not None:
             study = _study(common, tuned, base, contrast, metric)
             session.note(study.counts, *study.notes)
-            runs.append(
-                store.run(
-                    IntruderScaling.of(runs[0].table, scale_set=scale_set, scales=factors), study
-                )
-            )
+            runs.append(store.run(replace(scaling, located=runs[0].table), study))
         if earlier:
             # the null is of the last checkpoint alone: the others are only counted
-            counting = Intruders(top_k, eps, side, gap, 0)
+            counting = replace(analyzer, draws=0)
             counted, twice = _count_checkpoints(store, counting, weights_of, earlier, weights)
             session.note(*twice)
             counted[tuned] = runs[0].table
             runs.append(_measure_forgetting(common, store, counted, base, contrast))
         return runs
 
-    return answer(request, _title(tuned), compute)
+    return answer(request, f"Intruder dimensions of {tuned}", compute)
 
 
 def _checkpoints(names: list[str], remote: bool) -> list[str]:
@@ -277,7 +276,3 @@ def _measure_forgetting(common, store, counted, base, contrast):
     return store.run(
         IntruderForgetting(), Checkpoints(list(counted.values()), loss_runs, common.seed)
     )
-
-
-def _title(tuned: str) -> str:
-    return f"Intruder dimensions of {tuned}"

@@ -140,11 +140,10 @@ def command(
         typer.Option(
             rich_help_panel=VERIFICATION,
             metavar="N",
-            min=1,
+            min=0,
             help=(
                 "Random sets judged on every control prompt; the others on as many as show that"
-                " they do less than "
-                "the located set.  [default: 5; all for small organisms]"
+                " they do less than the located set. 0: all.  [default: 5; all for small organisms]"
             ),
         ),
     ] = None,
@@ -196,13 +195,13 @@ def command(
     def compute(session: Session) -> list:
         # torch is imported only now, so that help, usage errors and repeats answer at once
         from interp.analyzers.control_locations import ControlLocations
+        from interp.analyzers.framework import Known
         from interp.analyzers.locate_neurons import METHODS, LocateNeurons
         from interp.analyzers.locate_neurons.methods import resolve
         from interp.analyzers.verify_neurons import MIN_RANDOM_SETS, VerifyNeurons, min_clusters
         from interp.engines import engine_named
         from interp.maths.intervals import MIN_CLUSTERS
         from interp.models.sources import find
-        from interp.models.units import unit_named
         from interp.prompts import Contrast
 
         require_controls(control)
@@ -253,9 +252,9 @@ def command(
                 f"--steps is of methods with an integral, and {method_name} has none; use --method"
                 f" {able}"
             )
-        locate.check(has_base, differentiable=options.differentiable(specification))
+        locate.check(Known(has_base, differentiable=options.differentiable(specification)))
         if verify:
-            VerifyNeurons(patch=patch).check(has_base)
+            VerifyNeurons(patch=patch).check(Known(has_base))
         is_task = options.task is not None
         has_number = is_task or specification.differentiable
         further_checks = further.applicable(
@@ -265,20 +264,13 @@ def command(
             named_methods, baselines == "all", unit, is_task, has_number
         )
         pair = session.load(tuned, options.base)
-        anatomy, kind = pair.tuned.anatomy, unit_named(unit)
         metric = options.make_metric(
             pair.tokenizer, specification, located_on, verified_on, utility
         )
         study = options.study(pair, located_on, metric)
         locate.require(study)
-        VerifyNeurons(excluded=excluded, unit=unit).check(
-            pair.base is not None, (anatomy.n_layers, kind.count(anatomy))
-        )
-        locate.check(
-            pair.base is not None,
-            anatomy.n_layers * kind.count(anatomy),
-            options.differentiable(specification),
-        )
+        if verify:
+            VerifyNeurons(excluded=excluded, unit=unit).require(study)
         store = session.store
         verifying = (
             None
@@ -320,7 +312,7 @@ def command(
                     control_tables.append(
                         store.run(alike, replace(study, pair=one, _cache={})).table
                     )
-            runs.append(store.run(ControlLocations.of(run.table, *control_tables), study))
+            runs.append(store.run(ControlLocations(run.table, tuple(control_tables)), study))
         if verify:
             small = (
                 tuned.startswith("organism:")
@@ -334,11 +326,11 @@ def command(
                 else CONTROL_PROMPTS
             )
             size = int(run.table["selected"].sum())
-            verify_analyzer = VerifyNeurons.of(
+            verify_analyzer = VerifyNeurons(
                 run.table,
                 random_sets=n_random_sets or (RANDOM_SETS_ORGANISM if small else RANDOM_SETS),
                 control_prompts=n_control_prompts,
-                judged_sets=judged_sets or (0 if small else JUDGED_SETS),
+                judged_sets=(0 if small else JUDGED_SETS) if judged_sets is None else judged_sets,
                 patch=patch,
                 show_answers=show_answers,
                 ablations=ablated,

@@ -114,15 +114,12 @@ def command(
             " were given"
         )
     require_controls(named)
-    arguments = {**locals(), "dictionary": _digest(dictionary)}
+    arguments = {**locals()}
     arguments |= {
+        "dictionary": _digest(dictionary),
         "tuned": arguments.pop("model"),
         "control_dictionary": [_digest(folder) for folder in folders],
     }
-    request, title = (
-        Request.of("sae-diff", arguments),
-        f"{dictionary}: {model} compared with its base",
-    )
 
     def compute(session: Session) -> list:
         from dataclasses import replace
@@ -132,9 +129,8 @@ def command(
         from interp.sae.analysis.classes import Thresholds
 
         common.batches()
-        limits = Thresholds(nu_error, nu_reconstruction, cosine, factor, folds)
         options = {
-            "thresholds": limits,
+            "thresholds": Thresholds(nu_error, nu_reconstruction, cosine, factor, folds),
             "content_only": content_only,
             "max_norm_ratio": max_norm_ratio,
             "draws": draws,
@@ -151,15 +147,14 @@ def command(
             raise OptionError("comparing models needs a base; add --base MODEL")
         pair = session.load(model, base)
         study = session.study(pair, prompts, None)
-        analyzer.require_study(study)
+        analyzer.require(study)
         store, lines = session.store, [study.counts, *study.notes]
         if control_analyzers:
-            controls_with_pairs = zip(
-                control_analyzers, each_control(common, named, pair), strict=True
-            )
             kept = [
                 store.run(other, replace(study, pair=one, _cache={}))
-                for other, one in controls_with_pairs
+                for other, one in zip(
+                    control_analyzers, each_control(common, named, pair), strict=True
+                )
             ]
             analyzer = replace(analyzer, controls=tuple(run.table for run in kept))
             lines += [
@@ -168,14 +163,15 @@ def command(
         else:
             lines.append(
                 "without a control no claim is tested; train a dictionary in the same way on a"
-                " control fine-tune "
-                "(neutral data), and add --control TUNED --control-dictionary DIR"
+                " control fine-tune (neutral data), and add --control TUNED --control-dictionary"
+                " DIR"
             )
         run = store.run(analyzer, study)
         session.note(*lines)
         return [run]
 
-    return answer(request, title, compute)
+    title = f"{dictionary}: {model} compared with its base"
+    return answer(Request.of("sae-diff", arguments), title, compute)
 
 
 def _analyzer(
@@ -189,6 +185,7 @@ def _analyzer(
     """The analyzer for a dictionary on disk; raises OptionError if it does not fit the
     comparison.
     """
+    from interp.analyzers.framework import Known
     from interp.analyzers.sae_diff import SaeDiff
     from interp.sae.formats import read
 
@@ -202,12 +199,13 @@ def _analyzer(
         )
     if comparison != "auto" and stated is not None and stated != comparison:
         raise OptionError(
-            f"--comparison {comparison} does not fit: {path} is a dictionary for --comparison {stated}"
+            f"--comparison {comparison} does not fit: {path} is a dictionary for --comparison"
+            f" {stated}"
         )
     analyzer = SaeDiff(
         loaded, str(stated if comparison == "auto" else comparison), where, **options
     )
-    analyzer.require()
+    analyzer.check(Known())
     return analyzer
 
 

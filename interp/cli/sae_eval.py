@@ -46,7 +46,7 @@ def command(
     column: Annotated[
         str,
         typer.Option(metavar="NAME", help="Column of the file; messages: entire conversations."),
-    ] = ("prompt"),
+    ] = "prompt",
     max_prompts: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="At most N of the file's rows.")
     ] = None,
@@ -71,11 +71,12 @@ def command(
             "--remote does not support inserting a dictionary into a pass; run without it"
         )
     arguments = {**locals()}
-    named = {"dictionary": _digest(dictionary), "tuned": arguments.pop("model")}
-    request = Request.of("sae-eval", arguments | named)
-    title = f"{dictionary} in {model}"
+    # independent of where the files are; raises OptionError if there are none
+    digest = directory_digest(dictionary) if dictionary.is_dir() else file_digest(dictionary)
+    arguments |= {"dictionary": digest, "tuned": arguments.pop("model")}
 
     def compute(session: Session) -> list:
+        from interp.analyzers.framework import Known
         from interp.analyzers.sae_eval import SaeEval
         from interp.models.sources import find
         from interp.prompts import OneClass, read_chats
@@ -94,17 +95,10 @@ def command(
             else "tuned"
         )
         analyzer = SaeEval(loaded, where, content_only, str(writes or ""), model_role)
-        analyzer.require(base is not None or find(model).base_name is not None)
+        analyzer.check(Known(has_base=base is not None or find(model).base_name is not None))
         pair = session.load(model, base)
         study = session.study(pair, prompts, None)
         session.note(study.counts, *study.notes)
         return [session.store.run(analyzer, study)]
 
-    return answer(request, title, compute)
-
-
-def _digest(path: Path) -> str:
-    """Digest of the dictionary's files, independent of their location; raises OptionError if there
-    are none.
-    """
-    return directory_digest(path) if path.is_dir() else file_digest(path)
+    return answer(Request.of("sae-eval", arguments), f"{dictionary} in {model}", compute)

@@ -118,6 +118,7 @@ def command(
 
     def compute(session: Session) -> list:
         from interp.analyzers.concept_shift import ConceptShift
+        from interp.analyzers.framework import Known
         from interp.models.sources import find
         from interp.prompts import OneClass, read_prompts
 
@@ -126,14 +127,15 @@ def command(
         )
         has_base = common.base is not None or find(common.model).base_name is not None
         analyzers = [_analyzer(dictionary, common, run)]
-        analyzers[0].require(has_base)
+        known = Known(has_base=has_base)
+        analyzers[0].check(known)
         if common.shift is not None:
             if not has_base:
                 raise OptionError(
                     "--shift compares a base with its fine-tuned model; add --base BASE"
                 )
             analyzers.append(ConceptShift(analyzers[0].site, common.shift, draws=common.draws))
-            analyzers[1].require()
+            analyzers[1].check(known)
         pair = session.load(common.model, common.base)
         study = session.study(pair, prompts)
         session.note(study.counts, *study.notes)
@@ -141,7 +143,7 @@ def command(
             analyzers[1] = replace(
                 analyzers[1], controls=controls_on_demand(common, common.control, pair)
             )
-            analyzers[1].require_study(study)
+            analyzers[1].require(study)
         # concepts first: only now it is known whether there is enough text, and an error must come
         # before any run is stored
         return [session.store.run(one, study) for one in reversed(analyzers)][::-1]

@@ -120,6 +120,7 @@ def command(
     title = f"Latents that predict and cause a behaviour: {dictionary} in {model}"
 
     def compute(session: Session) -> list:
+        from interp.analyzers.framework import Known
         from interp.analyzers.sae_probe import SaeProbe
         from interp.models.sources import find
         from interp.sae.formats import read
@@ -155,7 +156,8 @@ def command(
             steer,
             revert,
         )
-        analyzer.require(common.base is not None or find(model).base_name is not None)
+        has_base = common.base is not None or find(model).base_name is not None
+        analyzer.check(Known(has_base=has_base))
         pair = session.load(model, common.base)
         metric = common.make_metric(pair.tokenizer, specification, selection, held_out)
         study = common.study(pair, selection, metric)

@@ -13,6 +13,7 @@ from interp.cli.common import Common, takes
 from interp.cli.text import aligned, cell, listed
 from interp.errors import OptionError
 from interp.provenance import Provenance
+from interp.provenance.request import recorded_request
 from interp.store import Store
 from interp.table import Table
 
@@ -85,11 +86,14 @@ def _made_from(provenance: Provenance) -> Mapping[str, Any]:
         (f"{name} digest" if name in provenance.context else name): value
         for name, value in provenance.inputs.items()
     }
+    request = recorded_request(provenance.context)
+    command = {"command": shlex.join(["interp", *request.words()])} if request else {}
     context = {
-        name: shlex.join(map(str, value)) if name == "environment.command" else value
+        name: value
         for name, value in _flat(provenance.context).items()
+        if not name.startswith("environment.request.")
     }
-    return {**context, **_flat(provenance.options), **parent, **_flat(inputs)}
+    return {**command, **context, **_flat(provenance.options), **parent, **_flat(inputs)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -120,7 +120,8 @@ def command(
     title = f"Do they fit together? {', '.join(tuned)}"
 
     def compute(session: Session) -> list:
-        from interp.analyzers.stitch import Stitch, StitchInput
+        from interp.analyzers.framework import Known
+        from interp.analyzers.stitch import Stitch, StitchInput, require_models
         from interp.metrics import Task
         from interp.prompts import Contrast, prompt_notes
 
@@ -138,7 +139,8 @@ def command(
             reg=reg,
             draws=draws,
         )
-        analyzer.check(len(tuned))
+        analyzer.check(Known())
+        require_models(len(tuned), len(runs))
         session.begin()
         pairs = _load(tuned, common)
         stitch_inputs = tuple(

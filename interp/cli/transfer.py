@@ -59,10 +59,8 @@ def command(
             f"run {run} is of kind {located.kind}; give the key of a locate-neurons run (interp ls)"
         )
     provenance = located.require_provenance()
-    source, source_base = (
-        source or provenance.context["tuned"],
-        source_base or (provenance.context.get("base") or None),
-    )
+    source = source or provenance.context["tuned"]
+    source_base = source_base or provenance.context.get("base") or None
     request = Request.of(
         "transfer",
         arguments | {"run": provenance.key, "source": source, "source_base": source_base},
@@ -118,18 +116,13 @@ def command(
             )
         session.note(*lines)
         recomputed = store.run(locate, study)
-        transfer = Transfer.of(
+        transfer = Transfer(
             located,
             source_pair,
             recomputed=recomputed.table,
             random_sets=random_sets,
             control_prompts=control_prompts,
         )
-        transfer_run = store.run(transfer, measuring)
-        return [transfer_run, recomputed]
+        return [store.run(transfer, measuring), recomputed]
 
-    return answer(request, _title(tuned), compute)
-
-
-def _title(tuned: str) -> str:
-    return f"Does it transfer? {tuned}"
+    return answer(request, f"Does it transfer? {tuned}", compute)

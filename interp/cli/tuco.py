@@ -38,7 +38,9 @@ def command(
             help="full, or fast: the last token only, without beta over all tokens.",
         ),
     ] = "full",
-    norm: Annotated[int, typer.Option(metavar="1|2", help="L1 as in the paper, or Euclidean.")] = 1,
+    norm: Annotated[
+        int, typer.Option(metavar="1|2", min=1, max=2, help="L1 as in the paper, or Euclidean.")
+    ] = 1,
     drop_dims: Annotated[
         str, typer.Option(metavar="D,D,...", help="Stream dimensions left out of norms.")
     ] = "",
@@ -132,6 +134,7 @@ def command(
         )
 
     def compute(session: Session) -> list:
+        from interp.analyzers.framework import Known
         from interp.analyzers.ftc_alpha import FtcAlpha
         from interp.analyzers.tuco import Tuco
         from interp.metrics import Task
@@ -149,7 +152,7 @@ def command(
             by_answer=by_answer,
             keep_text=by_answer and keep_answers,
         )
-        decomposition.check()
+        decomposition.check(Known())
         n_new_tokens = generations or ANSWER * by_answer
         scaling = (
             FtcAlpha(parse_numbers(alpha, float, "--alpha"), n_new_tokens, keep_answers)
@@ -157,7 +160,7 @@ def command(
             else None
         )
         if scaling is not None:
-            scaling.check()
+            scaling.check(Known())
         prompts = common.read(None if metric == "refusal" else read_task)
         specification = specification_of(behaviour, markers)
         if scaling is not None and metric == "refusal":
@@ -187,8 +190,4 @@ def command(
         )
         return runs
 
-    return answer(request, _title(tuned), compute)
-
-
-def _title(tuned: str) -> str:
-    return f"How much of it is tuning? {tuned}"
+    return answer(request, f"How much of it is tuning? {tuned}", compute)

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from interp.experiments.conditions import ConditionResult
+from interp.experiments.records import records_table
 from interp.maths.intervals import effective_clusters
 from interp.metrics import Behaviour
+from interp.rows import PromptRow, key, measure
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
 
 TABLE = "judged"
+
+
+class CorrectedRateRow:
+    """A row per condition and class."""
+
+    condition: str = key("which model answered, under which intervention")
+    group: str = PromptRow.group
+    judged: float = measure("share of answers that the judge says show the behaviour")
+    corrected: float = measure("the same, corrected for the judge's errors")
+    low: float = measure(
+        "lower end of its 95 % interval, with the uncertainty of the judge's errors"
+    )
+    high: float = measure(
+        "upper end of its 95 % interval, with the uncertainty of the judge's errors"
+    )
+    answers: float = measure("effective number of clusters of answers")
+    sensitivity: float = measure("share judged yes of those labelled yes")
+    specificity: float = measure("share judged no of those labelled no")
+    labelled_yes: int = measure("answers labelled yes")
+    labelled_no: int = measure("answers labelled no")
 
 
 def judge_field(study: Study) -> dict[str, str]:
@@ -22,7 +42,7 @@ def judge_field(study: Study) -> dict[str, str]:
 
 
 def corrected_rates(study: Study, results: Sequence[ConditionResult]) -> dict[str, Table]:
-    """The sub-table ``results``, a row per condition and class; none without a judge.
+    """The sub-table ``judged``, a row per condition and class; none without a judge.
 
     The number of answers is the effective number of clusters.
     """
@@ -30,47 +50,23 @@ def corrected_rates(study: Study, results: Sequence[ConditionResult]) -> dict[st
     errors = metric.errors if isinstance(metric, Behaviour) else None
     if errors is None:
         return {}
-    sizes = [effective_clusters(study.prompts(item.group).clusters) for item in results]
-    rows = [
-        errors.corrected(float(item.exhibits.mean()) * n, n)
-        for item, n in zip(results, sizes, strict=True)
-    ]
-    count = len(results)
-    columns = {
-        "condition": (
-            [item.condition for item in results],
-            "key",
-            "model and intervention",
-        ),
-        "group": ([item.group for item in results], "key", "class of the prompts"),
-        "judged": (
-            [row.judged for row in rows],
-            "measure",
-            "share of answers that the judge says show the behaviour",
-        ),
-        "corrected": (
-            [row.value for row in rows],
-            "measure",
-            "the same, corrected for the judge's errors",
-        ),
-        "low": (
-            [row.low for row in rows],
-            "measure",
-            "lower end of its 95 % interval, with the uncertainty of the judge's errors",
-        ),
-        "high": ([row.high for row in rows], "measure", "upper end of its 95 % interval"),
-        "answers": (sizes, "measure", "effective number of clusters of answers"),
-        "sensitivity": (
-            [errors.true_yes / errors.positives] * count,
-            "measure",
-            "share judged yes of those labelled yes",
-        ),
-        "specificity": (
-            [errors.true_no / errors.negatives] * count,
-            "measure",
-            "share judged no of those labelled no",
-        ),
-        "labelled_yes": (np.full(count, errors.positives), "measure", "answers labelled yes"),
-        "labelled_no": (np.full(count, errors.negatives), "measure", "answers labelled no"),
-    }
-    return {TABLE: table(TABLE, columns)}
+    records = []
+    for item in results:
+        n = effective_clusters(study.prompts(item.group).clusters)
+        share = errors.corrected(float(item.exhibits.mean()) * n, n)
+        records.append(
+            {
+                "condition": item.condition,
+                "group": item.group,
+                "judged": share.judged,
+                "corrected": share.value,
+                "low": share.low,
+                "high": share.high,
+                "answers": n,
+                "sensitivity": errors.true_yes / errors.positives,
+                "specificity": errors.true_no / errors.negatives,
+                "labelled_yes": errors.positives,
+                "labelled_no": errors.negatives,
+            }
+        )
+    return {TABLE: records_table(CorrectedRateRow, TABLE, records)}

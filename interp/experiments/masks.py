@@ -3,9 +3,8 @@ ones.
 
 A ranking is one score per weight of a scope; ties go to the lower index. Its masks of ``k`` weights
 are nested and have exactly ``k``. Learned rankings relax the mask to ``m = sigmoid(S)`` and
-minimise the loss of the relaxed graft on the questions of the selection split: ``dL/dS = sigma'(S)
-* movement
-* dL/dtheta``, one backward pass per step.
+minimise the loss of the relaxed graft on the questions of the selection split: ``dL/dS =
+sigma'(S) * movement * dL/dtheta``, one backward pass per step.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from interp.experiments.questions import Questions, engine_logits
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.models.grafts import Scope
+from interp.models.pair import Pair
 from interp.prompts import first_and_repeated
 from interp.study import Study
 from interp.table import Table
@@ -33,6 +33,37 @@ from interp.table import Table
 Ranking = Float[Tensor, " P"]
 REGULARISERS = ("l1", "binarise")
 _BIAS, _MARGIN = 10.0, 5.0
+
+
+def require_density(*shares: float) -> None:
+    """Raise OptionError for a density that is not above 0 and at most 1."""
+    if bad := [share for share in shares if not 0 < share <= 1]:
+        raise OptionError(f"the density of a mask is {bad[0]:g}; use a share above 0 and at most 1")
+
+
+def mask_size(scope: Scope, density: float) -> int:
+    """Number of weights of a mask of this density: at least 1."""
+    return max(1, round(density * scope.size))
+
+
+def n_kept(mask: Bool[Tensor, ...]) -> int:
+    """Number of weights in a mask."""
+    return int(to_host(mask.sum()))
+
+
+def require_graft_run(run: Table) -> None:
+    """Raise OptionError for a run of another kind."""
+    if run.kind != "graft":
+        raise OptionError(
+            f"run {run.require_provenance().key} is of kind {run.kind}; give keys of graft runs"
+            " (interp ls)"
+        )
+
+
+def is_run_of(run: Table, pair: Pair) -> bool:
+    """Whether a run is of the pair's base and fine-tuned model."""
+    inputs, digests = run.require_provenance().inputs, pair.digests
+    return all(inputs.get(role) == digests.get(role) for role in ("base", "tuned", "adapter"))
 
 
 def stored_masks(run: Table, kind: str) -> dict[str, np.ndarray]:
@@ -52,29 +83,33 @@ def top_mask(ranking: Float[Tensor, " P"], count: int) -> Bool[Tensor, " P"]:
     border = ranking.topk(count).values[-1]
     chosen |= ranking > border
     tied = (ranking == border).nonzero().flatten()
-    chosen[tied[: count - int(to_host(chosen.sum()))]] = True
+    chosen[tied[: count - n_kept(chosen)]] = True
     return chosen
 
 
 def random_mask(scope: Scope, count: int, seed: int) -> Bool[Tensor, " P"]:
     """``count`` weights of the scope, drawn uniformly."""
-    drawn = np.random.default_rng(seed).choice(scope.size, count, replace=False, shuffle=False)
-    chosen = torch.zeros(scope.size, dtype=torch.bool, device=scope.model.device)
-    chosen[torch.from_numpy(drawn).to(chosen.device)] = True
-    return chosen
+    return _drawn(np.random.default_rng(seed), scope.size, count, scope.model.device)
 
 
 def matched_mask(scope: Scope, reference: Bool[Tensor, " P"], seed: int) -> Bool[Tensor, " P"]:
     """As many weights of every parameter as in the mask ``reference``, drawn uniformly."""
-    generator, parts = np.random.default_rng(seed), []
-    for part in scope.split(reference):
-        chosen = torch.zeros(part.numel(), dtype=torch.bool, device=part.device)
-        drawn = generator.choice(
-            part.numel(), int(to_host(part.sum())), replace=False, shuffle=False
-        )
-        chosen[torch.from_numpy(drawn).to(chosen.device)] = True
-        parts.append(chosen)
-    return torch.cat(parts)
+    generator = np.random.default_rng(seed)
+    return torch.cat(
+        [
+            _drawn(generator, part.numel(), n_kept(part), part.device)
+            for part in scope.split(reference)
+        ]
+    )
+
+
+def _drawn(
+    generator: np.random.Generator, size: int, count: int, device: torch.device
+) -> Bool[Tensor, " size"]:
+    drawn = generator.choice(size, count, replace=False, shuffle=False)
+    chosen = torch.zeros(size, dtype=torch.bool, device=device)
+    chosen[torch.from_numpy(drawn).to(device)] = True
+    return chosen
 
 
 def movement_ranking(scope: Scope) -> Ranking:
@@ -162,7 +197,7 @@ def relaxed_ranking(
         mask = first + flip * (scores - _BIAS).sigmoid()
         with scope.grafted(top_mask(mask, count)) as model:
             result = questions.grade(groups, engine_logits(study.engine, model), model.device)
-        quality = (float(result.correct.mean()), -float(result.loss.mean()))
+        quality = (result.accuracy, -float(result.loss.mean()))
         if best is None or quality > best:
             best, best_mask = quality, mask
     return best_mask
@@ -183,15 +218,13 @@ def localised_mask(
     ``round(sigmoid(S))``, of any size.
 
     ``S`` starts at 5 for the ``start`` weights that moved most and at -5 elsewhere; gradient
-    descent with step ``learning_rate`` on the mean loss of all questions. ``regulariser`` is the
-    use of ``penalty`` in each step: ``l1`` is the paper's penalty on the size of the mask, ``S -=
-    pull * sigma'(S)``; ``binarise`` is that of the released code, ``S += pull * sigma'(S) *
-    sign(S)`` with sign(0) = -1, which drives scores away from 0 and does not shrink the mask. The
-    code sums gradients over batches; here they are means, so that ``learning_rate`` does not depend
-    on the number of questions.
+    descent with step ``learning_rate`` on the mean loss of all questions. ``regulariser``, one
+    of ``REGULARISERS``, is the use of ``penalty`` in each step: ``l1`` is the paper's penalty on
+    the size of the mask, ``S -= penalty * sigma'(S)``; ``binarise`` is that of the released code,
+    ``S += penalty * sigma'(S) * sign(S)`` with sign(0) = -1, which drives scores away from 0 and
+    does not shrink the mask. The code sums gradients over batches; here they are means, so that
+    ``learning_rate`` does not depend on the number of questions.
     """
-    if regulariser not in REGULARISERS:
-        raise OptionError(f"unknown regulariser {regulariser!r}; use {' or '.join(REGULARISERS)}")
     moved = scope.changes
     scores = top_mask(moved.abs(), start).to(moved.dtype) * 2 * _MARGIN - _MARGIN
     for _ in study.progress(range(steps), "localising"):

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from interp.capture import BatchSize, batches
 from interp.engines import Batch, Engine
-from interp.errors import PromptError, required
+from interp.errors import OptionError, PromptError, required
 from interp.maths.host import to_host
 from interp.maths.precision import widen
+from interp.maths.statistics import calibration_error
 from interp.metrics import token_losses
 from interp.models.model import Model
 from interp.prompts import (
@@ -30,8 +31,33 @@ from interp.prompts import (
     pad_id,
     require_usable_ids,
 )
+from interp.rows import DrawRow, PromptRow, flag, key, measure
 
 Logits = Callable[[Batch, int], Float[Tensor, "B keep V"]]
+
+
+class MetricRow:
+    """A row per metric of a model or a mask."""
+
+    metric: str = key("metric, on held-out questions or on plain text")
+    value: float = measure("value of the metric; losses in nats per answer")
+
+
+class AnswerRow:
+    """A row per held-out question."""
+
+    prompt_id: int = PromptRow.prompt_id
+    cluster: str = PromptRow.cluster
+    correct: bool = flag("the right one of two answers, or the answer written exactly")
+    exact: bool = flag("greedy decoding would write the answer")
+    loss: float = measure("loss of the answer", "nats")
+
+
+class RandomMaskRow(DrawRow):
+    """A row per random mask."""
+
+    accuracy: float = measure("share of correct answers")
+    kept_gain: float = measure("share of the fine-tuned model's gain in correct answers")
 
 
 @dataclass(frozen=True)
@@ -53,6 +79,33 @@ class QuestionResults:
     def correct(self) -> np.ndarray:
         """Whether the choice is right, or without wrong answers whether the answer is exact."""
         return self.exact if np.isnan(self.confidence).any() else self.choice == 0
+
+    @property
+    def accuracy(self) -> float:
+        """Share of questions whose answer is correct."""
+        return float(self.correct.mean())
+
+    def metrics(self, tuned: QuestionResults) -> dict[str, float]:
+        """Metrics over all questions; ``agreement`` is the share of the choices that the
+        fine-tuned model makes too.
+        """
+        return {
+            "accuracy": self.accuracy,
+            "exact": float(self.exact.mean()),
+            "loss": float(self.loss.mean()),
+            "agreement": float(np.mean(self.choice == tuned.choice)),
+        }
+
+    def calibration_errors(self, *bins: int) -> dict[str, float]:
+        """Expected calibration error of the choices, by number of bins; none without wrong
+        answers.
+        """
+        if np.isnan(self.confidence).any():
+            return {}
+        return {
+            f"calibration-error-{count}": calibration_error(self.confidence, self.correct, count)
+            for count in bins
+        }
 
 
 @dataclass(frozen=True)
@@ -166,6 +219,26 @@ class Questions:
                 choice[compared_rows] = gap <= 0
                 confidence[compared_rows] = 1 / (1 + np.exp(-np.abs(gap)))
         return QuestionResults(exact, loss, choice, confidence)
+
+
+def answer_columns(
+    answered: Sequence[tuple[Questions, QuestionResults]],
+) -> dict[str, np.ndarray]:
+    """The columns of ``AnswerRow`` but for the clusters: all questions of each pair, in order."""
+    results = {
+        name: np.concatenate([getattr(graded, name) for _, graded in answered])
+        for name in ("correct", "exact", "loss")
+    }
+    return {"prompt_id": np.concatenate([asked.ids for asked, _ in answered]), **results}
+
+
+def require_disjoint(selection: PromptSet, held_out: PromptSet) -> None:
+    """Raise OptionError for questions that both select a mask and measure it."""
+    if shared := set(selection.shared(held_out)):
+        raise OptionError(
+            f"{len(shared)} questions are in both the selection and the held-out split, first"
+            f" {min(shared)[:40]!r}; remove them from one"
+        )
 
 
 def engine_logits(engine: Engine, model: Model) -> Logits:

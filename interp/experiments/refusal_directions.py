@@ -11,6 +11,7 @@ depth.
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import product, takewhile
 
 import numpy as np
 import torch
@@ -20,17 +21,33 @@ from torch import Tensor
 from interp.capture import capture, make_batch
 from interp.errors import OptionError
 from interp.experiments.divergence import divergence
+from interp.experiments.records import records_table
 from interp.interventions.edits import Add, Project
 from interp.interventions.intervention import Intervention
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.prompts import DECISION
+from interp.rows import LayerRow, columns_of, flag, key, measure
 from interp.sites import Site
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
 
 KL, DEPTH = 0.1, 0.8
 NAN = float("nan")
+
+
+class CandidateRow(LayerRow):
+    """A row per candidate."""
+
+    layer: int = key("block before which the stream was read, from 0")
+    position: int = key("token, counted from the end: -1 is the last")
+    size: float = measure("length of the difference of means")
+    number: float = measure("mean metric on positive prompts with the direction ablated")
+    kl: float = measure(
+        "mean KL per token on negative prompts with it ablated; NaN where not measured", "nats"
+    )
+    added: float = measure("mean metric on negative prompts with it added")
+    criteria_met: bool = flag("meets the criteria")
 
 
 @dataclass
@@ -81,23 +98,17 @@ def candidate_directions(study: Study) -> list[Candidate]:
                 total[layer] += captured.values["tuned", site][:, -width:].double().sum(0)
         means[group] = total / len(study.prompts(group))
     candidates = []
-    for layer in layers:
-        for column in range(width):
-            difference = means["positive"][layer, column] - means["negative"][layer, column]
-            size = float(to_host(difference.norm()))
-            if size:
-                candidates.append(Candidate(layer, column - width, difference / size, size))
+    for layer, column in product(layers, range(width)):
+        difference = means["positive"][layer, column] - means["negative"][layer, column]
+        if size := float(to_host(difference.norm())):
+            candidates.append(Candidate(layer, column - width, difference / size, size))
     return candidates
 
 
 def _n_template_tokens(roles: tuple[int, ...]) -> int:
     """Number of template tokens after the prompt (at least 1, the last token)."""
-    count = 0
-    for role in reversed(roles):
-        if role != DECISION:
-            break
-        count += 1
-    return max(count, 1)
+    trailing = takewhile(lambda role: role == DECISION, reversed(roles))
+    return max(sum(1 for _ in trailing), 1)
 
 
 def direction_ablation(
@@ -130,11 +141,10 @@ def choose_direction(
             " between them; give other prompts"
         )
     for candidate in study.progress(candidates, "candidate directions"):
-        measured = resumable_part(
+        candidate.number, candidate.added = resumable_part(
             f"direction {candidate.layer} {candidate.position}",
             partial(_measure_candidate, study, candidate),
         )
-        candidate.number, candidate.added = measured
     order = sorted(
         candidates, key=lambda candidate: (candidate.number, candidate.layer, candidate.position)
     )
@@ -184,22 +194,9 @@ def _metric_values(study: Study, group: str, intervention: Intervention) -> np.n
 
 def candidates_table(candidates: list[Candidate]) -> Table:
     """One row per candidate: where it was read, and the values by which it is chosen."""
-    columns = {
-        "layer": ("key", "block before which the stream was read"),
-        "position": ("key", "token, counted from the end: -1 is the last"),
-        "size": ("measure", "length of the difference of means"),
-        "number": ("measure", "mean metric on positive prompts with the direction ablated"),
-        "kl": (
-            "measure",
-            "mean KL per token on negative prompts with it ablated, nats; NaN where not measured",
-        ),
-        "added": ("measure", "mean metric on negative prompts with it added"),
-        "criteria_met": ("flag", "meets the criteria"),
-    }
-    return table(
+    columns = columns_of(CandidateRow)
+    return records_table(
+        CandidateRow,
         "refusal-direction-candidates",
-        {
-            name: (np.array([getattr(c, name) for c in candidates]), *described)
-            for name, described in columns.items()
-        },
+        [{name: getattr(candidate, name) for name in columns} for candidate in candidates],
     )

@@ -39,5 +39,6 @@ def coalitions_figure(table: Table) -> go.Figure:
         height=420,
     )
     figure.update_xaxes(title_text="sum of scores")
-    figure.update_yaxes(title_text=escape_label(table.column("exact").meaning))
+    exact = table.column("exact")
+    figure.update_yaxes(title_text=escape_label(f"{exact.meaning} ({exact.unit})"))
     return figure

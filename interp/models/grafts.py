@@ -31,6 +31,16 @@ from interp.models.parameter_pairs import ParameterPair, adapter_parameter_pairs
 SCOPES = ("blocks", "attention", "mlp", "embeddings", "head", "all")
 
 
+def scope_parts(scope: str) -> tuple[str, ...]:
+    """The names in ``scope``, joined by commas there; OptionError for one that is not a scope."""
+    parts = tuple(part.strip() for part in scope.split(","))
+    if unknown := [part for part in parts if part not in SCOPES]:
+        raise OptionError(
+            f"unknown --scope {unknown[0]!r}; use {', '.join(SCOPES)}, or several joined by commas"
+        )
+    return parts
+
+
 @dataclass(frozen=True, eq=False)
 class Scope:
     """The parameters whose weights can be grafted, in order; weights are numbered across all of
@@ -50,15 +60,7 @@ class Scope:
         """The scope of a pair by name, several joined by commas; raises OptionError or
         UnsupportedModel.
         """
-        base, names = (
-            pair.require_base("grafting"),
-            tuple(part.strip() for part in parts.split(",")),
-        )
-        if unknown := [part for part in names if part not in SCOPES]:
-            raise OptionError(
-                f"unknown --scope {unknown[0]!r}; use {', '.join(SCOPES)}, or several joined by"
-                " commas"
-            )
+        base, names = pair.require_base("grafting"), scope_parts(parts)
         for model in (base, pair.tuned):
             if is_dispatched(model.module) or any(
                 is_packed(part) for part in model.module.modules()

@@ -12,15 +12,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from interp.errors import ClaimError, InterpError
 from interp.kinds import KINDS
-from interp.provenance import JSON, digest
-from interp.replication.new_prompts import with_option_changed
+from interp.provenance import digest
+from interp.provenance.request import CommandRequest, recorded_request
 from interp.store.transaction import file_lock, reporting_os_errors
 
 REPLAYABLE = {
@@ -59,23 +59,25 @@ class ReplayedCommands:
         finally:
             lock.release()
 
-    def made(self, command: Sequence[str], report: Any, kept: Sequence[str] = ()) -> Path:
+    def made(self, request: CommandRequest, report: Any, kept: Sequence[str] = ()) -> Path:
         """The store in which this command has run; ClaimError with what it said where it failed."""
-        name = " ".join(command[: 2 if command[0] == "sae" else 1])
+        name = request.command
         if name not in REPLAYABLE:
             raise ClaimError(
                 f"`interp {name}` is not on the list of commands that a report may run again; run it"
                 " yourself"
             )
-        if "--remote" in command:
+        if "--remote" in request.options:
             raise ClaimError(
                 f"`interp {name} --remote` sends prompts away; it is not run again, run it yourself"
             )
-        keys = sorted({*kept, *stored_runs_named_by(command, report)})
+        keys = sorted({*kept, *stored_runs_named_by(request, report)})
         # what builds on nothing stored is the same whatever the store
         place = (
             self.folder
-            / digest([*command, *([str(report.store.root), *keys] if keys else [])])[:20]
+            / digest(
+                {"request": request.to_json(), "runs": keys and [str(report.store.root), *keys]}
+            )[:20]
         )
         with self.alone(place):
             if not (place / "done.json").is_file():
@@ -83,7 +85,7 @@ class ReplayedCommands:
                 (place / "out").mkdir(parents=True)
                 for key in keys:
                     shutil.copytree(report.store.path(key), place / "store" / key)
-                line = self._line(command, place)
+                line = self._line(request, place)
                 done = subprocess.run(
                     line, cwd=self.directory, capture_output=True, text=True, check=False
                 )
@@ -93,38 +95,35 @@ class ReplayedCommands:
                 )
             done = json.loads((place / "done.json").read_text("utf-8"))
         if done["code"]:
-            line = " ".join(["interp", *command])
+            line = " ".join(["interp", *request.words()])
             raise ClaimError(
                 f"`{line}` does not run here any more (exit code {done['code']}): {done['told']}"
             )
         return place / "store"
 
-    def _line(self, command: Sequence[str], place: Path) -> list[str]:
+    def _line(self, request: CommandRequest, place: Path) -> list[str]:
         package = str(Path(__file__).resolve().parents[2])
-        # files that a command writes outside its store must not overwrite existing ones
-        command = with_option_changed(
-            command, "--out", lambda name: str(place / "out" / Path(name).name)
+        if "--out" in request.options:
+            # files that a command writes outside its store must not overwrite existing ones
+            name = Path(str(request.options["--out"])).name
+            request = request.with_options({"--out": str(place / "out" / name)})
+        request = request.with_options(
+            {"--store": str(place / "store"), "--json": True, "--quiet": True}
         )
-        where = ["--store", str(place / "store"), "--json", "--quiet"]
-        return [sys.executable, "-P", "-c", _START, package, *command, *where]
+        return [sys.executable, "-P", "-c", _START, package, *request.unambiguous_words()]
 
 
-def command_of(run: JSON) -> list[str]:
-    """The command that made a run; empty where none is kept."""
-    environment = run["context"].get("environment")
-    words = environment.get("command") if isinstance(environment, Mapping) else None
-    return [str(word) for word in words] if isinstance(words, list) else []
-
-
-def stored_runs_named_by(command: Sequence[str], report: Any) -> set[str]:
-    """Keys of stored runs that a command builds on, with their parents: words of it that begin a
+def stored_runs_named_by(request: CommandRequest, report: Any) -> set[str]:
+    """Keys of stored runs that a command builds on, with their parents: values of it that begin a
     key.
 
     Never those that the command made itself: they have to be made again.
     """
-    own_keys = {run["key"] for run in report.value["runs"] if command_of(run) == list(command)}
+    own_keys = {
+        run["key"] for run in report.value["runs"] if recorded_request(run["context"]) == request
+    }
     keys: set[str] = set()
-    for word in command[1:]:
+    for word in request.words():
         with suppress(InterpError):
             key = report.store.find(word) if re.fullmatch(r"[0-9a-f]{4,64}", word) else None
             while key and key not in keys | own_keys:

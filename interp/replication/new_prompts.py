@@ -1,13 +1,14 @@
-"""The words of a command with other prompts to measure on, and all else unchanged."""
+"""The request of a command on other prompts, with all else unchanged."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from interp.errors import OptionError
+from interp.provenance.request import CommandRequest
 
 VERIFYING = ("--verify-positive", "--verify-negative")
 # What measures, by command; where locating and measuring share files, the file's halves have to be
@@ -15,14 +16,14 @@ VERIFYING = ("--verify-positive", "--verify-negative")
 READ = {"compare": ("--positive", "--negative"), "tuco": ("--positive", "--negative")}
 
 
-def replication_blocker(words: Sequence[str], prompts: Sequence[Path]) -> str:
+def replication_blocker(request: CommandRequest, prompts: Sequence[Path]) -> str:
     """Why the claims of a command cannot be tested on these prompts; "" where they can."""
-    name = words[0]
+    name, options = request.command, request.options
     if name not in ("locate-neurons", *READ):
         return f"is of `interp {name}`, which takes no other prompts to measure on"
-    if name == "locate-neurons" and "--no-verify" in words:
+    if name == "locate-neurons" and "--no-verify" in options:
         return "was not verified on prompts apart"
-    n_files = 1 if option_value(words, "--prompts") is not None else 2
+    n_files = 1 if "--prompts" in options else 2
     if len(prompts) != n_files:
         files = (
             "one file of prompts"
@@ -34,9 +35,9 @@ def replication_blocker(words: Sequence[str], prompts: Sequence[Path]) -> str:
 
 
 def on_fresh_prompts(
-    words: Sequence[str], prompts: Sequence[Path], half: Path, directory: Path
-) -> list[str]:
-    """The same command on fresh prompts; ``half`` is a folder for the prompts that located, where
+    request: CommandRequest, prompts: Sequence[Path], half: Path, directory: Path
+) -> CommandRequest:
+    """The same request on fresh prompts; ``half`` is a folder for the prompts that located, where
     they were a half.
 
     A command that held out half of its prompts is given the other half as files, so that it locates
@@ -44,74 +45,37 @@ def on_fresh_prompts(
     PromptError.
     """
     fresh = [str(path) for path in prompts]
-    if words[0] in READ:
-        flags = ("--prompts",) if len(fresh) == 1 else READ[words[0]]
-        return _with_options(words, flags, fresh)
-    if option_value(words, VERIFYING[0]) is None:
-        words = _with_options(words, *_selection_files(words, half, directory))
-    return _with_options(words, VERIFYING, fresh)
+    if request.command in READ:
+        flags = ("--prompts",) if len(fresh) == 1 else READ[request.command]
+        return request.with_options(dict(zip(flags, fresh, strict=True)))
+    if VERIFYING[0] not in request.options:
+        request = request.with_options(_selection_files(request, half, directory))
+    return request.with_options(dict(zip(VERIFYING, fresh, strict=True)))
 
 
-def option_value(words: Sequence[str], flag: str) -> str | None:
-    """The value of a flag, the last where there are several; None where it is not given."""
-    values = []
-    for before, word in pairwise(["", *words]):
-        values += [word] if before == flag else []
-        values += [word.removeprefix(f"{flag}=")] if word.startswith(f"{flag}=") else []
-    return values[-1] if values else None
-
-
-def with_option_changed(words: Sequence[str], flag: str, change: Callable[[str], str]) -> list[str]:
-    """The words with every value of a flag changed."""
-    words_out, before = [], ""
-    for word in words:
-        if word.startswith(f"{flag}="):
-            word = f"{flag}={change(word.removeprefix(f'{flag}='))}"
-        elif before == flag:
-            word = change(word)
-        words_out.append(word)
-        before = word
-    return words_out
-
-
-def _with_options(words: Sequence[str], flags: Sequence[str], values: Sequence[str]) -> list[str]:
-    command = list(words)
-    for flag, value in zip(flags, values, strict=True):
-        if option_value(command, flag) is None:
-            command += [flag, value]
-        command = with_option_changed(command, flag, lambda _, value=value: value)
-    return command
-
-
-def _selection_files(
-    words: Sequence[str], half: Path, directory: Path
-) -> tuple[list[str], list[str]]:
-    """Flags, and as files what they named: the prompts that the command located on, parted as it
-    parts them.
+def _selection_files(request: CommandRequest, half: Path, directory: Path) -> dict[str, str]:
+    """Files in place of those that the command was given: the prompts that it located on, parted
+    as it parts them; by flag.
     """
     from interp.prompts import Contrast, read_prompts, read_task
 
-    flags = ["--task" if option_value(words, "--task") else "--positive", "--negative"]
-    names = [option_value(words, flag) for flag in flags]
-    if None in names:
+    options: dict[str, Any] = dict(request.options)
+    flags = ["--task" if "--task" in options else "--positive", "--negative"]
+    if missing := [flag for flag in flags if flag not in options]:
         raise OptionError(
-            f"`interp {words[0]}` was given no {flags[names.index(None)]}; its prompts are not"
-            " known"
+            f"`interp {request.command}` was given no {missing[0]}; its prompts are not known"
         )
-    positive, negative = (directory / name for name in names if name is not None)
-    column, template = (
-        option_value(words, "--column") or "prompt",
-        option_value(words, "--template-column"),
-    )
+    positive, negative = (directory / options[flag] for flag in flags)
+    column, template = options.get("--column", "prompt"), options.get("--template-column")
     read = read_task if flags[0] == "--task" else read_prompts
     prompts = Contrast(
         read(positive, column, "locate+", template),
         read_prompts(negative, column, "locate-", template),
     )
-    located_on, _ = prompts.split(int(option_value(words, "--seed") or 0))
+    located_on, _ = prompts.split(options.get("--seed", 0))
     half.mkdir(parents=True, exist_ok=True)
-    files = []
-    for group in ("positive", "negative"):
+    files = {}
+    for flag, group in zip(flags, ("positive", "negative"), strict=True):
         rows = [
             {
                 column: p.text,
@@ -125,5 +89,5 @@ def _selection_files(
         ]
         path = half / f"located-{group}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-        files.append(str(path))
-    return flags, files
+        files[flag] = str(path)
+    return files

@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from interp.claims import MEASURES, Finding, check, from_table, texts_match
+from interp.claims import MEASURES, Finding, check, from_table
 from interp.display import one_line
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.maths.prediction import prediction_interval
 from interp.provenance import JSON, Provenance, digest
-from interp.replication.commands import ReplayedCommands, command_of
+from interp.provenance.request import CommandRequest, recorded_request
+from interp.replication.commands import ReplayedCommands
 from interp.replication.new_prompts import on_fresh_prompts, replication_blocker
 from interp.table import Table
 
@@ -139,8 +140,7 @@ class Remeasurement(ReplayedCommands):
 
     def _check_same(self, report: Any, runs: Mapping[str, JSON], row: JSON) -> None:
         run, label = runs[row["run"]], _label(row)
-        command = self._command(run, label)
-        store = self.made(command, report)
+        store = self.made(self._request(run, label), report)
         if not (store / run["key"]).is_dir():
             raise ClaimError(f"{label}: {_why_another_run(run, _manifests(store))}")
         now = self._claim(store, run["key"], row["name"], label)
@@ -156,12 +156,7 @@ class Remeasurement(ReplayedCommands):
                 )
         if (row["verdict"], row["direction"]) != (now.verdict, now.direction):
             raise ClaimError(f"{label} says {row['verdict']}, measured again it is {now.verdict}")
-        for name in ("sentence", "control", "reason"):
-            if not texts_match(row[name], getattr(now, name), self.tolerance):
-                raise ClaimError(
-                    f"{label} has the {name} {row[name]!r}, measured again it is"
-                    f" {getattr(now, name)!r}"
-                )
+        # sentences follow from these fields and the recipe; that they do is checked in the report
         if row["recipe"] != now.claim.to_json():
             raise ClaimError(
                 f"{label} has another recipe than the one by which it is measured again,"
@@ -174,22 +169,23 @@ class Remeasurement(ReplayedCommands):
                 return "is not an estimate over prompts"
             if not all(math.isfinite(_number(row[end])) for end in ("value", "low", "high")):
                 return "has no interval"
-            words = command_of(runs[row["run"]])
+            request = recorded_request(runs[row["run"]]["context"])
         except (KeyError, TypeError, AttributeError, ValueError):
             return ""  # asked, it says what is wrong
         return (
-            replication_blocker(words, self.prompts)
-            if words
+            replication_blocker(request, self.prompts)
+            if request
             else "is of a run made in Python: no command is kept"
         )
 
     def _check_replicated(self, report: Any, runs: Mapping[str, JSON], row: JSON) -> str | None:
         run, label = runs[row["run"]], _label(row)
-        half = self.folder / f"half-{digest(command_of(run))[:20]}"
+        request = self._request(run, label)
+        half = self.folder / f"half-{digest(request.to_json())[:20]}"
         with self.alone(half):
-            command = on_fresh_prompts(command_of(run), self.prompts, half, self.directory)
+            request = on_fresh_prompts(request, self.prompts, half, self.directory)
         # located on the same prompts the set is the report's own, and need not be located again
-        store = self.made(command, report, [run["parent"]] if run["parent"] else [])
+        store = self.made(request, report, [run["parent"]] if run["parent"] else [])
         alike = [m for m in _manifests(store) if m.provenance.analyzer == run["analyzer"]]
         alike = [m for m in alike if m.provenance.context.get("positive") == self.prompts[0].name]
         if not alike:
@@ -244,9 +240,9 @@ class Remeasurement(ReplayedCommands):
                 " the report"
             )
 
-    def _command(self, run: JSON, label: str) -> list[str]:
-        if words := command_of(run):
-            return words
+    def _request(self, run: JSON, label: str) -> CommandRequest:
+        if request := recorded_request(run["context"]):
+            return request
         raise ClaimError(
             f"{label}: run {run['key'][:12]} was made in Python, no command is kept that measures"
             " it again; make it with the command line, or verify the report without measuring"

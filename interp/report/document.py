@@ -22,7 +22,8 @@ from interp.agreement import ROLES, Agreement, Runs
 from interp.agreement.places import METHODS
 from interp.claims import COLUMNS, Finding, from_table
 from interp.errors import InterpError, OptionError, StoreError
-from interp.provenance import JSON, as_command, digest, environment, sha256_of, to_json_value
+from interp.provenance import JSON, digest, environment, sha256_of, to_json_value
+from interp.provenance.request import CommandRequest, as_request
 from interp.report.html_document import write_text
 from interp.report.records import FIELDS, FORMAT, VERSION, ReportRecord
 from interp.report.sections import limit_lines
@@ -119,13 +120,12 @@ def gather(
     for tables in pairs.values():
         # two runs of the same method agree trivially
         if len({table.kind for table in tables}) > 1:
-            command = [
-                "agree",
-                *(table.require_provenance().key for table in tables),
-                "--draws",
-                str(draws),
-            ]
-            with as_command(command):
+            request = CommandRequest(
+                command="agree",
+                arguments=[table.require_provenance().key for table in tables],
+                options={"--draws": draws},
+            )
+            with as_request(request):
                 key = store.run(Agreement(draws), Runs(tables)).key
             agreements.append(Run(store.manifest(key), store.get(key)))
     return [

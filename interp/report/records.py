@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from interp.store.records import Record
 
-FORMAT, VERSION = "interp-report", 4
+FORMAT, VERSION = "interp-report", 5
 
 
 class _Open(Record):
@@ -44,7 +44,7 @@ class ReportRecord(Record):
     """The content of ``report.json``; ``sha256`` is the digest of the other fields."""
 
     format: Literal["interp-report"]
-    version: Literal[4]
+    version: Literal[5]
     title: str
     written: str
     interp: str

@@ -13,6 +13,7 @@ from shlex import quote
 from interp.claims import to_table
 from interp.kinds import Kind, kinds
 from interp.provenance import JSON
+from interp.provenance.request import recorded_request
 from interp.report import sections
 from interp.report.facts import facts_html
 from interp.report.html_document import render_document
@@ -132,6 +133,5 @@ def _verification_html(content: Mapping[str, JSON], json_name: str) -> Html:
 
 def _command(run: Mapping[str, JSON]) -> list[str]:
     """The words of the command, quoted for a shell; empty for a run made in Python."""
-    environment = run["context"].get("environment")
-    words = environment.get("command", []) if isinstance(environment, Mapping) else []
-    return [quote(str(word)) for word in ("interp", *words)] if words else []
+    request = recorded_request(run["context"])
+    return [quote(word) for word in ("interp", *request.words())] if request else []

@@ -31,7 +31,7 @@ from interp.provenance import JSON, Provenance, digest, sha256_of
 from interp.store.records import Record, first_error
 from interp.table import Column, Table, dtype_name
 
-SCHEMA = 5
+SCHEMA = 6
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 KEY = re.compile(r"[0-9a-f]{16,64}")
 TableName = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]

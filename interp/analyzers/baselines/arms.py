@@ -10,10 +10,50 @@ from interp.experiments.conditions import PatchTarget, evaluate_condition_by_cla
 from interp.experiments.divergence import divergences
 from interp.maths.intervals import cluster_interval
 from interp.models.units import Unit
+from interp.rows import key, measure, text
 from interp.study import Study
 from interp.table import Table
 
 NAN = float("nan")
+
+
+class MethodRow:
+    """A row per method."""
+
+    method: str = key("located, zero, direction, contrast or random")
+    what: str = text("what was done")
+    units: float = measure("units that were changed; NaN for the direction")
+    share: float = measure("share of the direction that was removed; NaN for units")
+    prompts: int = measure("positive prompts; for random sets the control prompts")
+    exhibits_behaviour: float = measure(
+        "share of answers to positive prompts that show the behaviour"
+    )
+    low: float = measure(
+        "lower end of its 95 % interval over clusters; for random sets their minimum"
+    )
+    high: float = measure(
+        "upper end of its 95 % interval over clusters; for random sets their maximum"
+    )
+    recovery: float = measure(
+        "share of the gap between both models' mean numbers that is closed; NaN where there is no"
+        " gap"
+    )
+    recovery_low: float = measure(
+        "lower end of its 95 % interval over clusters; for random sets their minimum"
+    )
+    recovery_high: float = measure(
+        "upper end of its 95 % interval over clusters; for random sets their maximum"
+    )
+    malformed: float = measure(
+        "share of answers to positive prompts that are malformed; NaN for random sets"
+    )
+    divergence: float = measure(
+        "KL divergence from the fine-tuned model on its answers to negative prompts",
+        "nats a token",
+    )
+    flipped: float = measure(
+        "share of answers to negative prompts whose behaviour flips (for a task: that differ)"
+    )
 
 
 @dataclass(frozen=True)
@@ -33,7 +73,7 @@ class Arm:
     malformed: np.ndarray
     flipped: np.ndarray
     divergence: np.ndarray
-    units: float = NAN
+    units: float | int = NAN
     share: float = NAN
 
 
@@ -47,20 +87,19 @@ def arm_from_verification(
     study: Study, verified: Table, condition: str, method: str, description: str, units: int
 ) -> Arm:
     """A method that the verifying run has measured."""
-    words = study.require_metric().labels
-    changes = "flipped" if study.require_metric().applies("negative") else "altered"
+    metric = study.require_metric()
     positive, negative = (
         answers_of(verified, condition, group) for group in ("positive", "negative")
     )
     return Arm(
         method,
         description,
-        positive[words.column],
-        positive[words.short],
+        positive[metric.labels.column],
+        positive[metric.labels.short],
         positive["malformed"],
-        negative[changes],
+        negative["flipped" if metric.applies("negative") else "altered"],
         negative["divergence"],
-        float(units),
+        units,
     )
 
 
@@ -70,20 +109,18 @@ def measured_arm(
     method: str,
     description: str,
     receiver: PatchTarget,
-    units: float = NAN,
+    units: float | int = NAN,
     share: float = NAN,
 ) -> Arm:
     """A method that is measured here, like the conditions of the verification."""
-    divergence = divergences(study, "negative", {method: receiver})
+    metric, divergence = study.require_metric(), divergences(study, "negative", {method: receiver})
     positive, negative = evaluate_condition_by_class(
         study, method, receiver, {"negative": divergence[method]}
     )
     flipped = ~negative.matches_tuned
-    if study.require_metric().applies("negative"):
-        flipped = (
-            negative.exhibits
-            != answers_of(verified, "tuned", "negative")[study.require_metric().labels.column]
-        )
+    if metric.applies("negative"):
+        tuned = answers_of(verified, "tuned", "negative")
+        flipped = negative.exhibits != tuned[metric.labels.column]
     return Arm(
         method,
         description,
@@ -92,36 +129,28 @@ def measured_arm(
         positive.malformed,
         flipped,
         negative.divergence,
-        float(units),
+        units,
         share,
     )
 
 
 def row_of(study: Study, verified: Table, arm: Arm) -> dict:
     """A method's numbers over prompts, with intervals over clusters."""
-    clusters, number_column = (
-        study.prompts("positive").clusters,
-        study.require_metric().labels.short,
-    )
-    recovery = (NAN, NAN, NAN)
+    clusters, recovery = study.prompts("positive").clusters, (NAN, NAN, NAN)
     if study.pair.base is not None and np.isfinite(arm.number).all():
         base, tuned = (
-            answers_of(verified, role, "positive")[number_column] for role in ("base", "tuned")
+            answers_of(verified, role, "positive")[study.require_metric().labels.short]
+            for role in ("base", "tuned")
         )
         recovery = cluster_interval(arm.number, clusters, minus=tuned, over=base, over_minus=tuned)
+    shown = cluster_interval(arm.exhibits, clusters)
     return {
         "method": arm.method,
         "what": arm.what,
         "units": arm.units,
         "share": arm.share,
         "prompts": len(arm.exhibits),
-        **dict(
-            zip(
-                ("exhibits_behaviour", "low", "high"),
-                cluster_interval(arm.exhibits, clusters),
-                strict=True,
-            )
-        ),
+        **dict(zip(("exhibits_behaviour", "low", "high"), shown, strict=True)),
         **dict(zip(("recovery", "recovery_low", "recovery_high"), recovery, strict=True)),
         "malformed": arm.malformed.mean(),
         "divergence": arm.divergence.mean(),
@@ -131,40 +160,30 @@ def row_of(study: Study, verified: Table, arm: Arm) -> dict:
 
 def random_rows(verified: Table, unit: Unit, has_recovery: bool, flips: bool) -> list[dict]:
     """The verification's random sets: means over sets, with their range; empty without sets."""
-    sets = verified.tables["random"]
-    sets, harmless = (
-        sets.select(sets["direction"] == "necessity"),
-        verified.tables["random_harmless"],
-    )
+    harmless, sets = verified.tables["random_harmless"], verified.tables["random"]
+    sets = sets.select(sets["direction"] == "necessity")
     if not len(sets):
         return []
-    changes = "flipped" if flips else "harmed"
-    fully_judged, recovered = (
-        sets.select(sets["first"]),
-        sets["recovery"] if has_recovery else np.full(len(sets), NAN),
-    )
+    judged = sets.select(sets["first"])
+    recovery = sets["recovery"] if has_recovery else np.full(len(sets), NAN)
+    what = f"{len(sets)} random sets of as many {unit.plural} with the same intervention, mean"
+    if len(judged) < len(sets):
+        what += f"; answers under the first {len(judged)}"
     return [
         {
             "method": "random",
-            "what": (
-                f"{len(sets)} random sets of as many {unit.plural} with the same intervention, mean"
-                + (
-                    f"; answers under the first {len(fully_judged)}"
-                    if len(fully_judged) < len(sets)
-                    else ""
-                )
-            ),
-            "units": float(sets["k"].mean()),
+            "what": what,
+            "units": sets["k"].mean(),
             "share": NAN,
-            "prompts": int(answers_of(verified, "tuned", "positive")["sampled"].sum()),
-            "exhibits_behaviour": fully_judged["rate"].mean(),
-            "low": fully_judged["rate"].min(),
-            "high": fully_judged["rate"].max(),
-            "recovery": recovered.mean(),
-            "recovery_low": recovered.min(),
-            "recovery_high": recovered.max(),
+            "prompts": answers_of(verified, "tuned", "positive")["sampled"].sum(),
+            "exhibits_behaviour": judged["rate"].mean(),
+            "low": judged["rate"].min(),
+            "high": judged["rate"].max(),
+            "recovery": recovery.mean(),
+            "recovery_low": recovery.min(),
+            "recovery_high": recovery.max(),
             "malformed": NAN,
             "divergence": harmless["divergence"].mean() if len(harmless) else NAN,
-            "flipped": harmless[changes].mean() if len(harmless) else NAN,
+            "flipped": harmless["flipped" if flips else "harmed"].mean() if len(harmless) else NAN,
         }
     ]

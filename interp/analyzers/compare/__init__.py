@@ -9,36 +9,39 @@ All of it is compared with control fine-tunes where there are any.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from interp.analyzers.base import Analyzer
-from interp.analyzers.compare.compute import (
-    GroupComparison,
-    measure_group,
-    rounding_floor,
-    stream_sites,
-)
+from interp.analyzers.compare.compute import measure_group, rounding_floor, stream_sites
 from interp.analyzers.compare.findings import (
+    ComparedControlRow,
     claims_of,
-    control_columns,
-    depth_table,
-    prompt_columns,
+    control_numbers,
+    depth_tables,
+    prompt_table,
     token_table,
     weight_table,
 )
-from interp.claims import conclude
+from interp.analyzers.framework import Analyzer, Needs, Result, option
 from interp.claims.control_fine_tunes import controls_table
-from interp.errors import OptionError, UnsupportedModel
+from interp.errors import UnsupportedModel
 from interp.experiments.cost import Work
 from interp.experiments.same_base import require_same_base
 from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import tuned_names
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
+
+DIVERGENCE_ONLY = (
+    "Divergence shows that the models' outputs differ, not that this was the aim of fine-tuning."
+)
+NO_CONTROL = (
+    "How much any fine-tuning of this size changes the model was not measured: no control was"
+    " given."
+)
 
 
 @dataclass(frozen=True)
@@ -54,17 +57,18 @@ class Compare(Analyzer):
 
     name: ClassVar[str] = "compare"
     version: ClassVar[int] = 7
+    needs: ClassVar[Needs] = Needs(base=True)
 
-    controls: Sequence[Pair] = field(default=(), compare=False)
-    cka_tokens: int = 512
-    token_rows: int = 20_000
-    floor_prompts: int = 8
+    controls: Sequence[Pair] = option(
+        (), "Pairs of the same base and a control fine-tune each.", compare=False
+    )
+    cka_tokens: int = option(512, "Tokens in the CKA of the streams.", ge=4)
+    token_rows: int = option(20_000, "Rows of the table of tokens.")
+    floor_prompts: int = option(8, "Prompts of each class on which rounding is measured.")
 
     def require(self, study: Study) -> None:
         """Raise OptionError, PairError or UnsupportedModel for a study that cannot be compared."""
-        study.pair.require_base("a comparison")
-        if self.cka_tokens < 4:
-            raise OptionError(f"CKA of {self.cka_tokens} tokens is undefined; use at least 4")
+        super().require(study)
         anatomy = study.pair.tuned.anatomy
         if missing := [
             site.hook for site in stream_sites(study.pair.tuned) if site.hook not in anatomy.targets
@@ -81,60 +85,51 @@ class Compare(Analyzer):
         # measured: divergences and lenses of all tokens take longer than the passes themselves
         return Work(full_logits=4.2 * (1 + len(self.controls)))
 
-    def __call__(self, study: Study) -> Table:
+    def run(self, study: Study) -> Result:
         """Read both models, and the controls."""
-        self.require(study)
-        base, tuned = study.pair.require_base("a comparison"), study.pair.tuned
         results = [
-            measure_group(study, self, base, tuned, group, "compare") for group in study.classes
+            measure_group(study, study.pair, group, "compare", self.cka_tokens)
+            for group in study.classes
         ]
         controls, control_changes = [], []
-        for index in range(len(self.controls)):
-            controls.append([self._measure_control(study, index, group) for group in study.classes])
-            control_changes.append(list(tensor_changes(self.controls[index])))
-        floor = rounding_floor(study, self)
-        depths, layers = depth_table(study, results, controls)
+        # indexed each time: a name for one control would keep it in memory beside the next
+        for at in range(len(self.controls)):
+            controls.append(
+                [
+                    measure_group(
+                        study, self.controls[at], group, f"control {at + 1}", self.cka_tokens
+                    )
+                    for group in study.classes
+                ]
+            )
+            control_changes.append(list(tensor_changes(self.controls[at])))
+        floor = rounding_floor(study, self.floor_prompts)
+        rows = prompt_table(study, results, controls)
+        drift, layers = depth_tables(study, results, controls)
         unread: list[str] = []
         weights = weight_table(list(tensor_changes(study.pair, unread)), *control_changes)
-        columns = prompt_columns(results, controls)
-        last_depth = int(depths["depth"].max())
         names = tuned_names(self.controls)
-        control_tables = (
-            {} if not controls else {"controls": controls_table(names, control_columns(controls))}
-        )
-        run = table(
-            self.name,
-            columns,
-            provenance=study.provenance(self),
-            summary={
+        tables = {
+            "layers": layers,
+            "drift": drift,
+            "tokens": token_table(study, results, self.token_rows),
+            "weights": weights,
+        }
+        if controls:
+            tables["controls"] = controls_table(
+                names, row=ComparedControlRow, numbers=control_numbers(controls)
+            )
+        return Result(
+            rows,
+            tables,
+            claims_of(int(drift["depth"].max()), floor, len(controls), len(study.classes)),
+            {
                 "weights": _weights_sentence(weights, unread),
-                "kl": float(columns["kl"][0].mean()),
-                "kl_last": float(columns["kl_last"][0].mean()),
-                "flips": float(columns["flips"][0].mean()),
+                **{name: float(rows[name].mean()) for name in ("kl", "kl_last", "flips")},
                 "noise_floor": floor,
                 "controls": names,
-                "limits": _limits(study, len(self.controls)),
-                **{group: len(study.prompts(group)) for group in study.classes},
             },
-            tables={
-                "layers": layers,
-                "drift": depths,
-                "tokens": token_table(study, results, self.token_rows),
-                "weights": weights,
-                **control_tables,
-            },
-        )
-        return conclude(run, claims_of(last_depth, floor, len(controls), len(study.classes)))
-
-    def _measure_control(self, study: Study, index: int, group: str) -> GroupComparison:
-        pair = self.controls[index]
-        return measure_group(
-            study,
-            self,
-            pair.require_base("a comparison"),
-            pair.tuned,
-            group,
-            f"control {index + 1}",
+            [DIVERGENCE_ONLY, *([] if controls else [NO_CONTROL])],
         )
 
 
@@ -160,16 +155,3 @@ def _weights_sentence(weights: Table, unread: Sequence[str]) -> str:
         f"{int(changed.sum())} of {len(weights)} tensors changed, most relative to its norm:"
         f" {location} ({weights['relative'][largest]:.2g}).{unread_note}"
     )
-
-
-def _limits(study: Study, controls: int) -> Sequence[str]:
-    notes = [
-        "Divergence shows that the models' outputs differ, not that this was the aim of"
-        " fine-tuning."
-    ]
-    if not controls:
-        notes.append(
-            "How much any fine-tuning of this size changes the model was not measured: no control"
-            " was given."
-        )
-    return notes

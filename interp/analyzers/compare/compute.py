@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,26 +22,12 @@ from interp.maths.precision import widen
 from interp.metrics import token_divergences
 from interp.metrics.base import MAX_PROBABILITIES
 from interp.models.model import Model
+from interp.models.pair import Pair
 from interp.prompts import Prompt
 from interp.sites import Site
 from interp.study import Study
 
 DEPTHS = ("cosine", "norm_ratio", "lens_kl", "lens_flip", "base_to_end", "tuned_to_end")
-
-
-@runtime_checkable
-class CompareOptions(Protocol):
-    """Options for passes; see ``interp.analyzers.compare.Compare``."""
-
-    @property
-    def cka_tokens(self) -> int:
-        """Number of tokens whose streams are kept for CKA."""
-        ...
-
-    @property
-    def floor_prompts(self) -> int:
-        """Number of prompts on which the rounding error is measured."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,14 +69,18 @@ def stream_sites(model: Model) -> list[Site]:
 
 
 def measure_group(
-    study: Study, options: CompareOptions, base: Model, tuned: Model, group: str, label: str
+    study: Study, pair: Pair, group: str, label: str, cka_tokens: int
 ) -> GroupComparison:
-    """Run both models over every prompt of a class."""
+    """Run both models of ``pair`` over every prompt of a class of the study.
+
+    ``label`` names the pair in the progress; streams of about ``cka_tokens`` tokens are kept.
+    """
+    base, tuned = pair.require_base("a comparison"), pair.tuned
     encoded, sites = study.encoded(group), stream_sites(tuned)
     count = len(encoded)
     depths = {name: np.full((count, len(sites)), np.nan) for name in DEPTHS}
     tokens: list[dict[str, np.ndarray]] = [{} for _ in encoded]
-    picked = _sampled_positions(study, options, group)
+    picked = _sampled_positions(study, cka_tokens, group)
     samples: tuple[list, list] = [], []
     sample_rows: list[int] = []
     bytes_per_token = 8 * tuned.anatomy.vocabulary + 8 * tuned.anatomy.width * len(sites)
@@ -245,15 +234,13 @@ def _lens_numbers(
     }
 
 
-def rounding_floor(study: Study, options: CompareOptions) -> float:
-    """Largest KL at a prompt's last token between the fine-tuned model and itself with more
-    padding.
+def rounding_floor(study: Study, n_prompts: int) -> float:
+    """Largest KL (nats) at a prompt's last token between the fine-tuned model and itself with more
+    padding, over about ``n_prompts`` prompts of each class.
     """
     model, largest = study.pair.tuned, 0.0
     for group in study.classes:
-        encoded = [
-            study.encoded(group)[row] for row in study.prompts(group).sample(options.floor_prompts)
-        ]
+        encoded = [study.encoded(group)[row] for row in study.prompts(group).sample(n_prompts)]
         for rows in study.batches(encoded, model, 8 * model.anatomy.vocabulary):
             batch = make_batch(encoded, rows, study.pad_id, model.device)[0]
             ids = [encoded[row].ids for row in rows]
@@ -270,20 +257,18 @@ def rounding_floor(study: Study, options: CompareOptions) -> float:
     return largest
 
 
-def _sampled_positions(study: Study, options: CompareOptions, group: str) -> list[list[int]]:
+def _sampled_positions(study: Study, cka_tokens: int, group: str) -> list[list[int]]:
     """Positions whose streams are kept for CKA: the last of every distinct text, and random
     others.
     """
     prompts, generator = study.prompts(group), np.random.default_rng(study.seed)
-    per_text = max(
-        1, options.cka_tokens // sum(study.prompts(name).n_texts for name in study.classes)
-    )
+    per_text = max(1, cka_tokens // sum(study.prompts(name).n_texts for name in study.classes))
     texts = prompts.sample(len(prompts))
     positions: list[list[int]] = [[] for _ in prompts]
     for row in texts:
         last = len(study.encoded(group)[row].ids) - 1
         positions[row] = sorted({last, *map(int, generator.permutation(last)[: per_text - 1])})
-    keep = set(sample_rows(prompts, texts, options.cka_tokens // len(study.classes), study.seed))
+    keep = set(sample_rows(prompts, texts, cka_tokens // len(study.classes), study.seed))
     return [tokens if row in keep else [] for row, tokens in enumerate(positions)]
 
 

@@ -3,147 +3,162 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from interp.analyzers.compare.compute import DEPTHS, GroupComparison
+from interp.analyzers.framework import prompt_rows
 from interp.claims import Claim, mean, statistic
 from interp.claims.control_fine_tunes import (
     TABLE,
+    ControlRow,
     beyond_new_control,
     comparison_sentence,
     control_range,
     controls_phrase,
 )
+from interp.experiments.records import records_table
 from interp.maths.alignment import cka_interval, debiased_cka
 from interp.maths.intervals import cluster_interval
 from interp.models.changes import TensorChange
+from interp.rows import PromptRow, flag, key, measure, rows_table, text
 from interp.study import Study
 from interp.table import ZERO_OR_ONE, Table, as_binary, table
 
 NAN = float("nan")
-MEANINGS = {
-    "cosine": "cosine of both models' streams, mean over tokens",
-    "norm_ratio": "norm of the fine-tuned model's stream over the base's, mean over tokens",
-    "lens_kl": "KL of the logit lenses at the last token, fine-tuned || base",
-    "lens_flip": "the lenses' top tokens differ, at the last token",
-    "base_to_end": "KL of the base's final output || its lens at this depth",
-    "tuned_to_end": "KL of the fine-tuned model's final output || its lens at this depth",
-}
-UNITS = {"lens_flip": ZERO_OR_ONE}
+ENDS = {"": "", "_low": "lower end of: ", "_high": "upper end of: "}
+OVER_CONTROLS = (
+    (np.mean, "mean over"),
+    (np.min, "smallest over"),
+    (np.max, "largest over"),
+    (np.mean, "mean over"),
+)
+"""How the CKA of several controls, the ends of its interval and the corrected CKA are summarised."""
 
 
-def prompt_columns(
-    results: Sequence[GroupComparison], controls: Sequence[Sequence[GroupComparison]]
-) -> dict[str, tuple]:
-    """One row per prompt: divergence and changes of the top token, as mean over tokens and at the
-    last.
-    """
-    prompts = [prompt for part in results for prompt in part.prompts]
-    columns = {
-        "group": (
-            [part.group for part in results for _ in part.prompts],
-            "key",
-            "class of the prompt",
-        ),
-        "prompt_id": (
-            np.array([p.id for p in prompts]),
-            "key",
-            "position in the prompt file, from 0",
-        ),
-        "cluster": ([p.cluster for p in prompts], "key", "prompts that depend on each other"),
-        "tokens": (
-            [len(ids) for part in results for ids in part.ids],
-            "measure",
-            "tokens of the prompt",
-        ),
-        "kl": (
-            np.concatenate([part.kl for part in results]),
-            "measure",
-            "KL of the next token, fine-tuned || base, mean over tokens",
-            "nats",
-        ),
-        "kl_last": (_at_last_token(results, "kl"), "measure", "the same at the last token", "nats"),
-        "flips": (
-            np.concatenate([part.flips for part in results]),
-            "measure",
-            "share of tokens at which the top next tokens differ",
-        ),
-        "flip_last": (
-            _at_last_token(results, "flip"),
-            "measure",
-            "1 where they differ at the last token",
-            ZERO_OR_ONE,
-        ),
-    }
+class ComparedRow(PromptRow):
+    """Divergence and changes of the top token of a prompt, as mean over tokens and at the last."""
+
+    tokens: int = measure("tokens of the prompt")
+    kl: float = measure("KL of the next token, fine-tuned || base, mean over tokens", "nats")
+    kl_last: float = measure("the same at the last token", "nats")
+    flips: float = measure("share of tokens at which the top next tokens differ")
+    flip_last: float = measure("1 where they differ at the last token", ZERO_OR_ONE)
+    control_kl: float = measure(
+        "kl of control || base, mean over the controls", "nats", optional=True
+    )
+    control_kl_last: float = measure("kl_last, mean over the controls", "nats", optional=True)
+    kl_last_beyond: float = measure("kl_last minus control_kl_last", "nats", optional=True)
+    control_flips: float = measure("flips, mean over the controls", optional=True)
+
+
+class ComparedControlRow(ControlRow):
+    """Means over all prompts of a control, and with two classes the difference between them."""
+
+    more_on_positive: float = measure(
+        "mean of kl_last on positive minus negative prompts", "nats", optional=True
+    )
+    kl: float = measure("mean of control_kl", "nats")
+    kl_last: float = measure("mean of control_kl_last", "nats")
+    flips: float = measure("mean of control_flips")
+    drift: float = measure("one minus the mean cosine after the last block")
+
+
+class DriftRow(PromptRow):
+    """A prompt's streams at one depth."""
+
+    depth: int = key("blocks that the stream has passed")
+    cosine: float = measure("cosine of both models' streams, mean over tokens")
+    norm_ratio: float = measure(
+        "norm of the fine-tuned model's stream over the base's, mean over tokens"
+    )
+    lens_kl: float = measure("KL of the logit lenses at the last token, fine-tuned || base")
+    lens_flip: float = measure("the lenses' top tokens differ, at the last token", ZERO_OR_ONE)
+    base_to_end: float = measure("KL of the base's final output || its lens at this depth")
+    tuned_to_end: float = measure(
+        "KL of the fine-tuned model's final output || its lens at this depth"
+    )
+    drift: float = measure("one minus the cosine")
+    control_drift: float = measure("the same, mean over the controls", optional=True)
+
+
+class TokenRow:
+    """A token of a prompt."""
+
+    group: str = PromptRow.group
+    prompt_id: int = PromptRow.prompt_id
+    position: int = key("token of the prompt, from 0")
+    token: str = text("the token")
+    kl: float = measure("KL of the next token, fine-tuned || base", "nats")
+    flip: bool = flag("the top next tokens differ")
+    base_next: str = text("top next token in the base")
+    tuned_next: str = text("top next token in the fine-tuned model")
+
+
+class TensorRow:
+    """A tensor of the models."""
+
+    layer: int = key("block, -1 outside the blocks")
+    part: str = key("matrix, or name of the tensor")
+    size: int = measure("number of elements")
+    norm: float = measure("its Euclidean norm in the base")
+    change: float = measure("Euclidean norm of its change")
+    relative: float = measure("change over norm; 0 where nothing changed")
+    share: float = measure("share of its elements that changed")
+    control_relative: float = measure(
+        "change over norm, mean over the controls; NaN where one has no such tensor", optional=True
+    )
+
+
+def prompt_table(
+    study: Study,
+    results: Sequence[GroupComparison],
+    controls: Sequence[Sequence[GroupComparison]],
+) -> Table:
+    """One row per prompt."""
+    kl_last, of_controls = _at_last_token(results, "kl"), {}
     if controls:
-        of_controls = _of_controls(controls)
-        columns["control_kl"] = (
-            _mean_over(np.concatenate([p.kl for p in c]) for c in controls),
-            "measure",
-            f"kl {of_controls}, control || base",
-            "nats",
-        )
-        columns["control_kl_last"] = (
-            _mean_over(_at_last_token(c, "kl") for c in controls),
-            "measure",
-            f"kl_last {of_controls}",
-            "nats",
-        )
-        beyond = columns["kl_last"][0] - columns["control_kl_last"][0]
-        columns["kl_last_beyond"] = (beyond, "measure", "kl_last minus control_kl_last", "nats")
-        columns["control_flips"] = (
-            _mean_over(np.concatenate([p.flips for p in c]) for c in controls),
-            "measure",
-            f"flips {of_controls}",
-        )
-    return columns
+        control_kl_last = _mean_over(_at_last_token(control, "kl") for control in controls)
+        of_controls = {
+            "control_kl": _mean_over(_joined(control, "kl") for control in controls),
+            "control_kl_last": control_kl_last,
+            "kl_last_beyond": kl_last - control_kl_last,
+            "control_flips": _mean_over(_joined(control, "flips") for control in controls),
+        }
+    return prompt_rows(
+        study,
+        ComparedRow,
+        tokens=np.array([len(ids) for part in results for ids in part.ids]),
+        kl=_joined(results, "kl"),
+        kl_last=kl_last,
+        flips=_joined(results, "flips"),
+        flip_last=_at_last_token(results, "flip"),
+        **of_controls,
+    )
 
 
-def control_columns(controls: Sequence[Sequence[GroupComparison]]) -> dict[str, tuple]:
-    """One row per control: means over all prompts, and with two classes the difference between
-    them.
-    """
-    drifts = [
-        1 - np.concatenate([part.depths["cosine"][:, -1] for part in control]).mean()
-        for control in controls
-    ]
-    classes: dict[str, tuple] = {}
-    if all(len(control) == 2 for control in controls):
-        differences = [
-            _at_last_token(c[:1], "kl").mean() - _at_last_token(c[1:], "kl").mean()
-            for c in controls
-        ]
-        classes["more_on_positive"] = (
-            differences,
-            "measure",
-            "mean of kl_last on positive minus negative prompts",
-            "nats",
-        )
-    return classes | {
-        "kl": (
-            [np.concatenate([p.kl for p in c]).mean() for c in controls],
-            "measure",
-            "mean of control_kl",
-            "nats",
-        ),
-        "kl_last": (
-            [_at_last_token(c, "kl").mean() for c in controls],
-            "measure",
-            "mean of control_kl_last",
-            "nats",
-        ),
-        "flips": (
-            [np.concatenate([p.flips for p in c]).mean() for c in controls],
-            "measure",
-            "mean of control_flips",
-        ),
-        "drift": (drifts, "measure", "one minus the mean cosine after the last block"),
+def control_numbers(controls: Sequence[Sequence[GroupComparison]]) -> dict[str, list[Any]]:
+    """A number of each control for every column of ``ComparedControlRow``."""
+    numbers = {
+        "kl": [_joined(control, "kl").mean() for control in controls],
+        "kl_last": [_at_last_token(control, "kl").mean() for control in controls],
+        "flips": [_joined(control, "flips").mean() for control in controls],
+        "drift": [
+            1 - np.concatenate([part.depths["cosine"][:, -1] for part in control]).mean()
+            for control in controls
+        ],
     }
+    if all(len(control) == 2 for control in controls):
+        numbers["more_on_positive"] = [
+            _at_last_token(control[:1], "kl").mean() - _at_last_token(control[1:], "kl").mean()
+            for control in controls
+        ]
+    return numbers
 
 
-def _of_controls(controls: Sequence) -> str:
-    return "of the control" if len(controls) == 1 else f"mean of {len(controls)} controls"
+def _joined(parts: Sequence[GroupComparison], name: str) -> np.ndarray:
+    return np.concatenate([getattr(part, name) for part in parts])
 
 
 def _mean_over(parts: Iterable[np.ndarray]) -> np.ndarray:
@@ -154,77 +169,48 @@ def _at_last_token(parts: Sequence[GroupComparison], name: str) -> np.ndarray:
     return np.array([float(each[name][-1]) for part in parts for each in part.tokens])
 
 
-def depth_table(
+def depth_tables(
     study: Study, results: Sequence[GroupComparison], controls: Sequence[Sequence[GroupComparison]]
 ) -> tuple[Table, Table]:
     """One row per prompt and depth, and one per depth with intervals over clusters."""
     n_depths = results[0].depths["cosine"].shape[1]
     prompts = [(part.group, prompt) for part in results for prompt in part.prompts]
     numbers = {name: np.concatenate([part.depths[name] for part in results]) for name in DEPTHS}
-    control_numbers = {
-        name: (
-            _mean_over(np.concatenate([part.depths[name] for part in one]) for one in controls)
-            if controls
-            else None
-        )
-        for name in DEPTHS
+    of_controls = {
+        name: _mean_over(np.concatenate([part.depths[name] for part in one]) for one in controls)
+        for name in (DEPTHS if controls else ())
     }
-    columns = {
-        "group": (
-            [group for group, _ in prompts for _ in range(n_depths)],
-            "key",
-            "class of the prompt",
-        ),
-        "prompt_id": (
-            np.repeat([p.id for _, p in prompts], n_depths),
-            "key",
-            "position in the prompt file, from 0",
-        ),
-        "cluster": (
-            [p.cluster for _, p in prompts for _ in range(n_depths)],
-            "key",
-            "prompts that depend on each other",
-        ),
-        "depth": (
-            np.tile(np.arange(n_depths), len(prompts)),
-            "key",
-            "blocks that the stream has passed",
-        ),
-        **{
-            name: (numbers[name].ravel(), "measure", MEANINGS[name], UNITS.get(name, ""))
-            for name in DEPTHS
+    control_drift = {"control_drift": 1 - of_controls["cosine"].ravel()} if controls else {}
+    drift = rows_table(
+        DriftRow,
+        "",
+        {
+            "group": [group for group, _ in prompts for _ in range(n_depths)],
+            "prompt_id": np.repeat([prompt.id for _, prompt in prompts], n_depths),
+            "cluster": [prompt.cluster for _, prompt in prompts for _ in range(n_depths)],
+            "depth": np.tile(np.arange(n_depths), len(prompts)),
+            **{name: numbers[name].ravel() for name in DEPTHS},
+            "drift": 1 - numbers["cosine"].ravel(),
+            **control_drift,
         },
-        "drift": (1 - numbers["cosine"].ravel(), "measure", "one minus the cosine"),
-    }
-    if (cosine := control_numbers["cosine"]) is not None:
-        columns["control_drift"] = (
-            1 - cosine.ravel(),
-            "measure",
-            f"the same {_of_controls(controls)}",
-        )
+    )
     clusters = [prompt.cluster for _, prompt in prompts]
     layers: dict[str, tuple] = {
-        "depth": (np.arange(n_depths), "key", "blocks that the stream has passed")
+        "depth": (np.arange(n_depths), "key", drift.column("depth").meaning)
     }
     for name in DEPTHS:
+        column = drift.column(name)
         triples = [
-            cluster_interval(as_binary(own, UNITS.get(name, "")), clusters)
-            for own in numbers[name].T
+            cluster_interval(as_binary(own, column.unit), clusters) for own in numbers[name].T
         ]
-        for suffix, index in (("", 0), ("_low", 1), ("_high", 2)):
-            meaning = {"": "", "_low": "lower end of: ", "_high": "upper end of: "}[
-                suffix
-            ] + MEANINGS[name]
-            layers[name + suffix] = (
-                np.array([each[index] for each in triples]),
-                "measure",
-                meaning,
-            )
-        if (control_values := control_numbers[name]) is not None:
+        for at, (suffix, end) in enumerate(ENDS.items()):
+            values = np.array([each[at] for each in triples])
+            layers[name + suffix] = (values, "measure", end + column.meaning)
+        if controls:
             layers[f"control_{name}"] = (
-                control_values.mean(0),
+                of_controls[name].mean(0),
                 "measure",
-                f"{_of_controls(controls)}: {MEANINGS[name]}",
+                f"mean over the controls: {column.meaning}",
             )
     layers |= _alignment_columns(study, results, "")
     if controls:
@@ -233,35 +219,35 @@ def depth_table(
             name: (
                 join([one[name][0] for one in alignments], axis=0),
                 "measure",
-                f"{_of_controls(controls)}: {said[2]}",
+                f"{over} the controls: {described[2]}",
             )
-            for (name, said), join in zip(
-                alignments[0].items(), (np.mean, np.min, np.max, np.mean), strict=True
+            for (name, described), (join, over) in zip(
+                alignments[0].items(), OVER_CONTROLS, strict=True
             )
         }
-    return table("compare-drift", columns), table("compare-layers", layers)
+    return drift, table("", layers)
 
 
 def _alignment_columns(
     study: Study, results: Sequence[GroupComparison], prefix: str
 ) -> dict[str, tuple]:
+    """Linear CKA of the streams at every depth [L + 1], with its interval."""
     clusters = [part.prompts[row].cluster for part in results for row in part.rows]
     base, tuned = (np.concatenate([part.sample[side] for part in results]) for side in (0, 1))
     depths = range(base.shape[1])
     triples = np.array([cka_interval(base[:, d], tuned[:, d], clusters) for d in depths])
     meaning = f"linear CKA of the streams over {len(base)} tokens"
-    columns = {
-        f"{prefix}cka": (triples[:, 0], "measure", meaning),
-        f"{prefix}cka_low": (triples[:, 1], "measure", f"lower end of: {meaning}"),
-        f"{prefix}cka_high": (triples[:, 2], "measure", f"upper end of: {meaning}"),
-    }
     debiased = np.array([debiased_cka(base[:, d], tuned[:, d]) for d in depths])
-    return columns | {
+    return {
+        **{
+            f"{prefix}cka{suffix}": (triples[:, at], "measure", end + meaning)
+            for at, (suffix, end) in enumerate(ENDS.items())
+        },
         f"{prefix}cka_debiased": (
             debiased,
             "measure",
             f"{meaning}, corrected for the bias of few rows",
-        )
+        ),
     }
 
 
@@ -281,63 +267,37 @@ def token_table(study: Study, results: Sequence[GroupComparison], max_rows: int)
             break
         numbers = part.tokens[row]
         for position, token in enumerate(part.ids[row]):
-            follow = [
-                decode([int(numbers[name][position])]) for name in ("base_next", "tuned_next")
-            ]
-            kl, flip = float(numbers["kl"][position]), bool(numbers["flip"][position])
             rows.append(
-                (part.group, part.prompts[row].id, position, decode([token]), kl, flip, *follow)
+                {
+                    "group": part.group,
+                    "prompt_id": part.prompts[row].id,
+                    "position": position,
+                    "token": decode([token]),
+                    "kl": numbers["kl"][position],
+                    "flip": numbers["flip"][position],
+                    "base_next": decode([int(numbers["base_next"][position])]),
+                    "tuned_next": decode([int(numbers["tuned_next"][position])]),
+                }
             )
-    about = {
-        "group": ("key", "class of the prompt"),
-        "prompt_id": ("key", "position in the prompt file, from 0"),
-        "position": ("key", "token of the prompt, from 0"),
-        "token": ("text", "the token"),
-        "kl": ("measure", "KL of the next token, fine-tuned || base", "nats"),
-        "flip": ("flag", "the top next tokens differ"),
-        "base_next": ("text", "top next token in the base"),
-        "tuned_next": ("text", "top next token in the fine-tuned model"),
-    }
-    values = zip(*rows, strict=True)
-    return table(
-        "compare-tokens",
-        {n: (list(v), *said) for (n, said), v in zip(about.items(), values, strict=True)},
-    )
+    return records_table(TokenRow, "", rows)
 
 
 def weight_table(changes: Sequence[TensorChange], *controls: Sequence[TensorChange]) -> Table:
     """One row per tensor, with the controls' mean change of it."""
     columns = {
-        "layer": ([each.layer for each in changes], "key", "block, -1 outside the blocks"),
-        "part": ([each.part for each in changes], "key", "matrix, or name of the tensor"),
-        "size": ([each.size for each in changes], "measure", "number of elements"),
-        "norm": ([each.norm for each in changes], "measure", "its Euclidean norm in the base"),
-        "change": ([each.change for each in changes], "measure", "Euclidean norm of its change"),
-        "relative": (
-            [_relative(each) for each in changes],
-            "measure",
-            "change over norm; 0 where nothing changed",
-        ),
-        "share": (
-            [each.share for each in changes],
-            "measure",
-            "share of its elements that changed",
-        ),
+        name: [getattr(each, name) for each in changes]
+        for name in ("layer", "part", "size", "norm", "change", "share")
     }
+    columns["relative"] = [_relative(each) for each in changes]
     if controls:
-        control_changes = [
+        of_controls = [
             {(each.layer, each.part): _relative(each) for each in control} for control in controls
         ]
-        control_relative = [
-            float(np.mean([one.get((each.layer, each.part), NAN) for one in control_changes]))
+        columns["control_relative"] = [
+            float(np.mean([one.get((each.layer, each.part), NAN) for one in of_controls]))
             for each in changes
         ]
-        columns["control_relative"] = (
-            control_relative,
-            "measure",
-            f"{_of_controls(controls)}: change over norm; NaN where it has no such tensor",
-        )
-    return table("compare-weights", columns)
+    return rows_table(TensorRow, "", columns)
 
 
 def _relative(change: TensorChange) -> float:
@@ -353,18 +313,19 @@ def claims_of(last_depth: int, floor: float, controls: int, classes: int) -> lis
     """
     at_last_depth = {"table": "drift", "where": {"depth": last_depth}}
     positive, negative = {"group": "positive"}, {"group": "negative"}
-    class_means = {
-        "positive": mean("kl_last", where=positive),
-        "negative": mean("kl_last", where=negative),
-    }
-    has_two_classes = classes == 2
-    by_class, class_estimates = (
-        ", {positive:.3g} on positive and {negative:.3g} on negative prompts" * has_two_classes,
-        class_means if has_two_classes else {},
-    )
+    by_class, class_estimates = "", {}
+    if classes == 2:
+        by_class = ", {positive:.3g} on positive and {negative:.3g} on negative prompts"
+        class_estimates = {
+            "positive": mean("kl_last", where=positive),
+            "negative": mean("kl_last", where=negative),
+        }
     cosine = (
         "After the last block the cosine of both models' residual streams is {cosine:.3g} on"
         " average"
+    )
+    of_controls = (
+        "the control fine-tune" if controls == 1 else f"the mean of {controls} control fine-tunes"
     )
     compared, control_estimates = comparison_sentence("control_kl_last", controls, ".3g")
     claims = [
@@ -401,11 +362,7 @@ def claims_of(last_depth: int, floor: float, controls: int, classes: int) -> lis
             )
         )
     else:
-        control_name = (
-            "the control fine-tune on the same prompts"
-            if controls == 1
-            else (f"the mean of {controls} control fine-tunes on the same prompts")
-        )
+        control_name = f"{of_controls} on the same prompts"
         claims += [
             Claim(
                 name="beyond-control",
@@ -462,19 +419,13 @@ def claims_of(last_depth: int, floor: float, controls: int, classes: int) -> lis
             )
         )
     if classes == 2 and controls:
-        difference = mean("kl_last_beyond", where=positive, minus={"where": negative})
         claims += [
             Claim(
                 name="more-on-positive-beyond-control",
-                estimate=difference,
+                estimate=mean("kl_last_beyond", where=positive, minus={"where": negative}),
                 at_least=0.0,
                 reference=statistic("mean", "more_on_positive", table=TABLE),
-                control="the same difference of "
-                + (
-                    "the control fine-tune"
-                    if controls == 1
-                    else f"the mean of {controls} control fine-tunes"
-                ),
+                control=f"the same difference of {of_controls}",
                 text=(
                     "This difference is {value:.3g} nats larger [{low:.3g}, {high:.3g}] than that"
                     f" {controls_phrase(controls, '.3g')}."

@@ -80,15 +80,15 @@ class Result:
 
     ``rows``: the main table, with its arrays where there are any (its kind, summary and provenance
     are not used). ``tables``: sub-tables by name; one without a kind gets that of the analyzer and
-    its name. ``summary``: further fields of the summary. ``limits``: what the numbers do not show,
-    in sentences. ``lead``: a sentence in place of the first claim's. ``supported``: whether the run
-    as a whole supports what it asks, where that is not "every claim that could be tested is
-    supported".
+    its name. ``claims``: None for a run that makes none, whatever it finds. ``summary``: further
+    fields of the summary. ``limits``: what the numbers do not show, in sentences. ``lead``: a
+    sentence in place of the first claim's. ``supported``: whether the run as a whole supports what
+    it asks, where that is not "every claim that could be tested is supported".
     """
 
     rows: Table
     tables: Mapping[str, Table] = field(default_factory=dict)
-    claims: Sequence[Claim] = ()
+    claims: Sequence[Claim] | None = ()
     summary: Mapping[str, JSON] = field(default_factory=dict)
     limits: Sequence[str] = ()
     lead: str = ""
@@ -200,6 +200,8 @@ class Analyzer:
             },
             result.rows.arrays,
         )
+        if result.claims is None:
+            return table
         overall = {} if result.supported is None else {"supported": result.supported}
         return conclude(table, result.claims, lead=result.lead, **overall)
 
@@ -229,13 +231,18 @@ def require_locating(analyzer: Analyzer, locate: object) -> None:
         )
 
 
+def either(words: Sequence[str]) -> str:
+    """``a, b or c``."""
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def _require_allowed(owner: str, name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     low, high, choices = (metadata.get(part) for part in ("ge", "le", "choices"))
     if value is None:
         return
     for item in value if isinstance(value, (tuple, list)) else (value,):
         if choices and item not in choices:
-            raise OptionError(f"{name} of {owner} is {item!r}; use {', '.join(choices)}")
+            raise OptionError(f"{name} of {owner} is {item!r}; use {either(choices)}")
         if low is not None and not item >= low:
             raise OptionError(f"{name} of {owner} is {item}; use at least {low}")
         if high is not None and not item <= high:

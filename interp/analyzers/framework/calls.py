@@ -10,13 +10,11 @@ from typing import Any, TypeVar, cast
 from interp.errors import NonFinitePass
 from interp.experiments.cost import Cost, estimate_cost
 from interp.maths.memory import is_out_of_memory
-from interp.models.weights import WeightPair
 from interp.study import Study
 from interp.table import Table
 
 ANNOUNCED_FROM_SECONDS = 5.0
 """Runs that take at least so many seconds print an estimate first."""
-Examined = Study | WeightPair
 Examine = TypeVar("Examine", bound=Callable[..., Table])
 
 
@@ -24,7 +22,7 @@ def announced(examine: Examine) -> Examine:
     """Print an estimate of the run's time before it begins, and its progress."""
 
     @wraps(examine)
-    def call(self: Any, study: Examined) -> Table:
+    def call(self: Any, study: Any) -> Table:
         if not isinstance(study, Study) or study.quiet:
             return examine(self, study)
         # an analyzer that another one calls prints nothing
@@ -57,7 +55,7 @@ def names_prompt_of_nan(examine: Examine) -> Examine:
     """A pass that gives NaN on some prompt is refused under the prompt's name."""
 
     @wraps(examine)
-    def call(self: Any, study: Examined) -> Table:
+    def call(self: Any, study: Any) -> Table:
         try:
             return examine(self, study)
         except NonFinitePass as error:
@@ -92,13 +90,13 @@ def retries_with_smaller_batches(examine: Examine) -> Examine:
     """Start again with smaller batches when memory runs out."""
 
     @wraps(examine)
-    def call(self: Any, study: Examined) -> Table:
+    def call(self: Any, study: Any) -> Table:
         # from the start: what a batch had added to running sums before it failed would count twice
         while True:
             try:
                 return examine(self, study)
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error) or not hasattr(study, "back_off"):
                     raise
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
             # only here is the error gone, and with it the tensors that its frames held

@@ -5,41 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool
-from torch import Tensor
 
 from interp.errors import OptionError
 from interp.experiments.mask_overlaps import overlaps_table
-from interp.experiments.masks import stored_masks
+from interp.experiments.masks import is_run_of, require_graft_run, stored_masks
 from interp.models.grafts import Scope
-from interp.study import Study
+from interp.models.pair import Pair
 from interp.table import Table
 
-KINDS = ("learned", "relaxed", "movement", "first-order")
+RANKED_KINDS = ("learned", "relaxed", "movement", "first-order")
 
 
-def is_same_model(run: Table, study: Study) -> bool:
-    """Whether a run is of the study's fine-tuned model."""
-    digests = study.pair.digests
-    return all(
-        run.require_provenance().inputs.get(role) == digests.get(role)
-        for role in ("base", "tuned", "adapter")
-    )
-
-
-def learned_mask(run: Table, study: Study, scope: Scope) -> Bool[Tensor, " P"]:
-    """The learned mask of another run, within the scope."""
-    return scope.mask(stored_masks(run, "learned"))
-
-
-def require_comparable(run: Table, study: Study, scope: Scope) -> None:
+def require_comparable(run: Table, pair: Pair, scope: Scope) -> None:
     """Raise OptionError for a run whose base or scope differs, so that masks cannot be compared."""
+    require_graft_run(run)
     provenance = run.require_provenance()
-    if run.kind != "graft":
-        raise OptionError(
-            f"run {provenance.key} is of kind {run.kind}; give keys of graft runs (interp ls)"
-        )
-    if provenance.inputs.get("base") != study.pair.digests.get("base"):
+    if provenance.inputs.get("base") != pair.digests.get("base"):
         raise OptionError(
             f"run {provenance.key} grafts into another base; give graft runs of the same base"
         )
@@ -54,17 +35,22 @@ def require_comparable(run: Table, study: Study, scope: Scope) -> None:
 def all_overlaps(
     indices: Mapping[str, Mapping[str, np.ndarray]],
     other_runs: Sequence[Table],
-    study: Study,
-    scope: Scope,
+    pair: Pair,
+    universe: int,
 ) -> Table:
-    """Pairwise overlaps of the masks of this run (``this``) and of other runs (by key)."""
-    masks_by_kind = {}
-    for kind in KINDS if other_runs else ():
-        by_name = {"this": indices.get(kind, {})}
-        for run in other_runs:
-            name = run.require_provenance().key + (
-                "" if is_same_model(run, study) else " (another fine-tuned model)"
-            )
-            by_name[name] = stored_masks(run, kind)
-        masks_by_kind[kind] = {name: mask for name, mask in by_name.items() if mask}
-    return overlaps_table(masks_by_kind, scope.size)
+    """Pairwise overlaps of the masks of this run (``this``) and of other runs (by key), out of
+    ``universe`` weights.
+    """
+    names = [
+        run.require_provenance().key
+        + ("" if is_run_of(run, pair) else " (another fine-tuned model)")
+        for run in other_runs
+    ]
+    masks_by_kind = {
+        kind: {
+            "this": indices.get(kind, {}),
+            **{name: stored_masks(run, kind) for name, run in zip(names, other_runs, strict=True)},
+        }
+        for kind in RANKED_KINDS
+    }
+    return overlaps_table(masks_by_kind, universe)

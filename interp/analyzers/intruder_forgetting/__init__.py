@@ -8,19 +8,21 @@ permutations of the checkpoints, from all of them where they are few.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, ClassVar
 
 import numpy as np
 
-from interp.analyzers.intruder_forgetting.losses import Forgetting
-from interp.claims import Claim, Draws, conclude, from_table, statistic
+from interp.analyzers.framework import Analyzer, Result, option
+from interp.analyzers.intruder_forgetting.losses import Forgetting, TextRow
+from interp.claims import Claim, Draws, from_table, statistic
 from interp.errors import OptionError
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import rank_correlation
 from interp.provenance import Provenance, environment
-from interp.table import Table, table
+from interp.rows import columns_of, key, measure, rows_table
+from interp.table import Table
 
 __all__ = ["Checkpoints", "Forgetting", "IntruderForgetting"]
 
@@ -30,6 +32,39 @@ LIMIT = (
     " correlation is not evidence that intruders cause forgetting. Compare it with the correlation"
     " of the size of the update, and scale the intruders (--scale)."
 )
+
+
+class ByCheckpointRow:
+    """Rows about one checkpoint."""
+
+    checkpoint: str = key("name of the checkpoint")
+
+
+class CheckpointRow(ByCheckpointRow):
+    """A row per checkpoint."""
+
+    place: int = key("position in the given order, from 1")
+    intruders: float = measure("intruders (the published definition)")
+    subspace_intruders: float = measure(
+        "intruders also when compared with base vectors of similar singular value"
+    )
+    relative_norm: float = measure(
+        "norm of the update divided by that of the base, mean over matrices"
+    )
+    loss: float = measure("loss on plain text", "nats")
+    forgetting: float = measure("loss minus the base's loss", "nats")
+    low: float = measure("lower end of the 95 % interval of forgetting, over texts", "nats")
+    high: float = measure("upper end of the 95 % interval of forgetting, over texts", "nats")
+
+
+class CheckpointTextRow(TextRow, ByCheckpointRow):
+    """A row per checkpoint and text."""
+
+
+class PermutationRow:
+    """A row per permutation of the checkpoints."""
+
+    correlation: float = measure("rank correlation after forgetting is permuted among checkpoints")
 
 
 @dataclass(frozen=True)
@@ -57,22 +92,16 @@ class Checkpoints:
         ):
             if wrong := [run.kind for run in tables if run.kind != kind]:
                 raise OptionError(f"a run of kind {wrong[0]} was given; give one of kind {kind}")
-            first_provenance = tables[0].require_provenance()
-            for run in tables:
-                provenance = run.require_provenance()
+            first, *others = (run.require_provenance() for run in tables)
+            for other in others:
                 # the number of draws of the null does not change the counts
-                options = [
-                    {**of_run.options, "draws": 0} for of_run in (first_provenance, provenance)
-                ]
-                identities = [
-                    of_run.inputs.get(name)
-                    for of_run in (first_provenance, provenance)
-                    for name in ("base", "prompts")
-                ]
-                if options[0] != options[1] or identities[:2] != identities[2:]:
+                same_options = {**first.options, "draws": 0} == {**other.options, "draws": 0}
+                if not same_options or any(
+                    first.inputs.get(name) != other.inputs.get(name) for name in ("base", "prompts")
+                ):
                     raise OptionError(
-                        f"runs {first_provenance.key} and {provenance.key} differ in base, texts or"
-                        " options; use the same for every checkpoint"
+                        f"runs {first.key} and {other.key} differ in base, texts or options; use"
+                        " the same for every checkpoint"
                     )
         tuned = [
             [run.require_provenance().inputs["tuned"] for run in tables]
@@ -93,14 +122,15 @@ class Checkpoints:
 
     def provenance(self, analyzer: Any) -> Provenance:
         """Provenance of a result of this analyzer on these runs."""
+        base = self.intruder_runs[0].require_provenance()
         inputs = {
-            "base": self.intruder_runs[0].require_provenance().inputs["base"],
+            "base": base.inputs["base"],
             "counted": [run.require_provenance().key for run in self.intruder_runs],
             "lost": [run.require_provenance().key for run in self.forgetting_runs],
             "seed": self.seed,
         }
         context = {
-            "base": self.intruder_runs[0].require_provenance().context.get("base"),
+            "base": base.context.get("base"),
             "tuned": self.names[-1],
             "checkpoints": self.names,
             "environment": environment(),
@@ -109,7 +139,7 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
-class IntruderForgetting:
+class IntruderForgetting(Analyzer):
     """Rank correlation of the number of intruders with forgetting across ``Checkpoints``.
 
     It is tested with 5 or more checkpoints. All permutations are taken where there are at most
@@ -120,114 +150,60 @@ class IntruderForgetting:
     name: ClassVar[str] = "intruder-forgetting"
     version: ClassVar[int] = 1
 
-    draws: int = 9999
+    draws: int = option(9999, "Random permutations, where there are too many to take all.", ge=19)
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options that determine the results."""
-        return asdict(self)
-
-    def __call__(self, checkpoints: Checkpoints) -> Table:
+    def run(self, study: Checkpoints) -> Result:
         """Join both runs of every checkpoint and correlate."""
-        if self.draws < 19:
-            raise OptionError(f"{self.draws} permutations cannot give p <= 0.05; use 19 or more")
         names, intruder_runs, forgetting_runs = (
-            checkpoints.names,
-            checkpoints.intruder_runs,
-            checkpoints.forgetting_runs,
+            study.names,
+            study.intruder_runs,
+            study.forgetting_runs,
         )
         claims_by_run = [
             {claim.name: claim.value for claim in from_table(run.tables["claims"])}
             for run in intruder_runs
         ]
-        counts = np.array([values["intruders"] for values in claims_by_run])
-        subspace_counts = np.array([values["intruders-by-subspace"] for values in claims_by_run])
+        counts, subspace_counts = (
+            np.array([values[name] for values in claims_by_run])
+            for name in ("intruders", "intruders-by-subspace")
+        )
         intervals = [
             cluster_interval(run["loss"], run["cluster"], minus=run["base_loss"])
             for run in forgetting_runs
         ]
         value, low, high = (np.array(ends) for ends in zip(*intervals, strict=True))
-        n_texts = [len(run) for run in forgetting_runs]
-        run = table(
-            self.name,
-            {
-                "checkpoint": (names, "key", "name of the checkpoint"),
-                "place": (
-                    np.arange(1, len(names) + 1),
-                    "key",
-                    "position in the given order, from 1",
-                ),
-                "intruders": (counts, "measure", "intruders (the published definition)"),
-                "subspace_intruders": (
-                    subspace_counts,
-                    "measure",
-                    "intruders also when compared with base vectors of similar singular value",
-                ),
-                "relative_norm": (
-                    np.array([run.summary["mean_relative_norm"] for run in intruder_runs]),
-                    "measure",
-                    "norm of the update divided by that of the base, mean over matrices",
-                ),
-                "loss": (
-                    np.array([run["loss"].mean() for run in forgetting_runs]),
-                    "measure",
-                    "loss on plain text",
-                    "nats",
-                ),
-                "forgetting": (value, "measure", "loss minus the base's loss", "nats"),
-                "low": (
-                    low,
-                    "measure",
-                    "lower end of the 95 % interval of forgetting, over texts",
-                    "nats",
-                ),
-                "high": (
-                    high,
-                    "measure",
-                    "upper end of the 95 % interval of forgetting, over texts",
-                    "nats",
-                ),
+        rows = {
+            "checkpoint": names,
+            "place": np.arange(1, len(names) + 1),
+            "intruders": counts,
+            "subspace_intruders": subspace_counts,
+            "relative_norm": np.array([run.summary["mean_relative_norm"] for run in intruder_runs]),
+            "loss": np.array([run["loss"].mean() for run in forgetting_runs]),
+            "forgetting": value,
+            "low": low,
+            "high": high,
+        }
+        texts = {
+            "checkpoint": np.repeat(np.array(names, object), [len(run) for run in forgetting_runs]),
+            **{
+                name: np.concatenate([run[name] for run in forgetting_runs])
+                for name in columns_of(TextRow)
             },
-            provenance=checkpoints.provenance(self),
+        }
+        permuted = self.permuted_correlations(counts, value, study.seed)
+        return Result(
+            rows_table(CheckpointRow, "", rows),
+            tables={
+                "texts": rows_table(CheckpointTextRow, "", texts),
+                "permuted": rows_table(PermutationRow, "", {"correlation": permuted}),
+            },
+            claims=[_claim(len(names))],
             summary={
                 "checkpoints": len(names),
                 "base_loss": float(forgetting_runs[0]["base_loss"].mean()),
-                "limits": [LIMIT],
             },
-            tables={
-                "texts": table(
-                    "intruder-forgetting-texts",
-                    {
-                        "checkpoint": (
-                            np.repeat(np.array(names, object), n_texts),
-                            "key",
-                            "name of the checkpoint",
-                        ),
-                        **{
-                            name: (
-                                np.concatenate([run[name] for run in forgetting_runs]),
-                                column.role,
-                                column.meaning,
-                            )
-                            for name, column in (
-                                (column.name, column) for column in forgetting_runs[0].columns
-                            )
-                        },
-                    },
-                ),
-                "permuted": table(
-                    "intruder-forgetting-permuted",
-                    {
-                        "correlation": (
-                            self.permuted_correlations(counts, value, checkpoints.seed),
-                            "measure",
-                            "rank correlation after forgetting is permuted among checkpoints",
-                        ),
-                    },
-                ),
-            },
+            limits=[LIMIT],
         )
-        return conclude(run, [_claim(len(names))])
 
     def permuted_correlations(
         self, counts: np.ndarray, forgetting: np.ndarray, seed: int
@@ -243,30 +219,26 @@ class IntruderForgetting:
 
 
 def _claim(n: int) -> Claim:
-    pairing = {"by": "forgetting"}
-    sentence = (
-        f"Across {n} checkpoints the number of intruders and forgetting have a rank correlation of"
-        " {value:.2f}"
-    )
-    norm_text = "the update's relative norm and forgetting have one of {norm:.2f}"
+    tested = n >= MIN_CHECKPOINTS
+    p_text = ", p = {p:.2g}" if tested else f" (a test needs {MIN_CHECKPOINTS} checkpoints or more)"
     return Claim(
         name="intruders-go-with-forgetting",
-        estimate=statistic("rank-correlation", "intruders", **pairing),
+        estimate=statistic("rank-correlation", "intruders", by="forgetting"),
         at_least=0.0,
         null=(
             Draws("permuted", "correlation", arrangements=float(math.factorial(n)))
-            if n >= MIN_CHECKPOINTS
+            if tested
             else None
         ),
-        control="permutations of the checkpoints" if n >= MIN_CHECKPOINTS else "",
+        control="permutations of the checkpoints" if tested else "",
         text=(
-            f"{sentence}, p = {{p:.2g}}; {norm_text}."
-            if n >= MIN_CHECKPOINTS
-            else (f"{sentence} (a test needs {MIN_CHECKPOINTS} checkpoints or more); {norm_text}.")
+            f"Across {n} checkpoints the number of intruders and forgetting have a rank correlation"
+            f" of {{value:.2f}}{p_text}; the update's relative norm and forgetting have one of"
+            " {norm:.2f}."
         ),
         undefined=(
             f"Across {n} checkpoints no correlation is defined: the number of intruders, or"
             " forgetting, is the same in all of them."
         ),
-        also={"norm": statistic("rank-correlation", "relative_norm", **pairing)},
+        also={"norm": statistic("rank-correlation", "relative_norm", by="forgetting")},
     )

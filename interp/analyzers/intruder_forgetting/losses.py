@@ -3,11 +3,34 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from interp.analyzers.base import Analyzer
-from interp.claims import Claim, conclude, mean
+from interp.analyzers.framework import Analyzer, Needs, Result
+from interp.claims import Claim, mean
 from interp.experiments.plain_text import coded_texts, text_losses
+from interp.rows import PromptRow, measure, rows_table
 from interp.study import Study
-from interp.table import Table, table
+
+FORGETS = Claim(
+    name="forgets",
+    estimate=mean("loss", minus={"column": "base_loss"}),
+    at_least=0.0,
+    reference=mean("base_loss"),
+    control="the base on the same texts",
+    text=(
+        "On plain text the loss differs from the base's ({control:.3f}) by {value:+.3f} nats"
+        " per token [{low:+.3f}, {high:+.3f}]."
+    ),
+)
+
+
+class TextRow:
+    """A row per text."""
+
+    prompt_id: int = PromptRow.prompt_id
+    cluster: str = PromptRow.cluster
+    tokens: int = measure("length of the text in tokens")
+    base_loss: float = measure("loss per token in the base", "nats")
+    loss: float = measure("loss per token in the fine-tuned model", "nats")
+    forgetting: float = measure("loss minus base_loss", "nats")
 
 
 @dataclass(frozen=True)
@@ -20,51 +43,31 @@ class Forgetting(Analyzer):
 
     name: ClassVar[str] = "forgetting"
     version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = Needs(base=True)
 
-    def __call__(self, study: Study) -> Table:
+    def run(self, study: Study) -> Result:
         """Compute the loss of every text under both models."""
-        base, group = study.pair.require_base("forgetting"), study.classes[-1]
+        base, group = study.pair.require_base(self.name), study.classes[-1]
         base_losses, tuned_losses = text_losses(study, group, [base, study.pair.tuned])
         prompts = study.prompts(group)
-        run = table(
-            self.name,
+        rows = rows_table(
+            TextRow,
+            "",
             {
-                "prompt_id": (
-                    [prompt.id for prompt in prompts],
-                    "key",
-                    "position in the prompt file, from 0",
-                ),
-                "cluster": (prompts.clusters, "key", "dependent texts, one unit in intervals"),
-                "tokens": (
-                    [len(text.ids) for text in coded_texts(study, group)],
-                    "measure",
-                    "length of the text in tokens",
-                ),
-                "base_loss": (base_losses, "measure", "loss per token in the base", "nats"),
-                "loss": (tuned_losses, "measure", "loss per token in the fine-tuned model", "nats"),
-                "forgetting": (
-                    tuned_losses - base_losses,
-                    "measure",
-                    "loss minus base_loss",
-                    "nats",
-                ),
+                "prompt_id": [prompt.id for prompt in prompts],
+                "cluster": prompts.clusters,
+                "tokens": [len(text.ids) for text in coded_texts(study, group)],
+                "base_loss": base_losses,
+                "loss": tuned_losses,
+                "forgetting": tuned_losses - base_losses,
             },
-            provenance=study.provenance(self),
+        )
+        return Result(
+            rows,
+            claims=[FORGETS],
             summary={
                 "base_loss": float(base_losses.mean()),
                 "loss": float(tuned_losses.mean()),
                 "texts": len(base_losses),
             },
         )
-        forgets = Claim(
-            name="forgets",
-            estimate=mean("loss", minus={"column": "base_loss"}),
-            at_least=0.0,
-            reference=mean("base_loss"),
-            control="the base on the same texts",
-            text=(
-                "On plain text the loss differs from the base's ({control:.3f}) by {value:+.3f} nats"
-                " per token [{low:+.3f}, {high:+.3f}]."
-            ),
-        )
-        return conclude(run, [forgets])

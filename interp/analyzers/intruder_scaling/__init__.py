@@ -9,31 +9,36 @@ scaled, which also trades the task against forgetting.
 """
 
 import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from interp.analyzers.base import Analyzer
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
 from interp.analyzers.intruder_scaling.compute import measure_scales, text_class
 from interp.analyzers.intruder_scaling.findings import REPORTED_SCALE, claims_of
-from interp.claims import conclude
+from interp.analyzers.intruder_scaling.tables import (
+    EditedRow,
+    ScaleRow,
+    TaskPromptRow,
+    TextRow,
+    prompts_table,
+    rows_with_metric,
+)
 from interp.errors import OptionError, UnsupportedModel
 from interp.maths import subspaces
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.rescale import SingularDirection, rescaled, update_scaled
-from interp.prompts import PromptSet
+from interp.rows import columns_of, rows_table
 from interp.sites import MATRICES, Weight
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-KINDS = ("intruder", "neighbour", "update")
 
 
 @dataclass(frozen=True)
@@ -49,118 +54,19 @@ class IntruderScaling(Analyzer):
 
     name: ClassVar[str] = "intruder-scaling"
     version: ClassVar[int] = 5
-    takes: ClassVar[dict[str, str]] = {"located": "intruders"}
+    needs: ClassVar[Needs] = Needs(base=True)
 
-    located: Table | None = field(default=None, metadata={"from_parent": True})
-    scale_set: str = "top1"
-    scales: tuple[float, ...] = SCALES
+    located: Table | None = option(
+        None, "The run whose intruders are scaled.", kind="intruders", from_parent=True
+    )
+    scale_set: str = option("top1", "Scale top1 of each matrix, or all.", choices=("top1", "all"))
+    scales: tuple[float, ...] = option(
+        SCALES, "Factors on the singular values; 1 is measured in any case."
+    )
 
-    @classmethod
-    def of(cls, located: Table, **options) -> "IntruderScaling":
-        """The analyzer for a run of ``Intruders``."""
-        return cls(located=located, parent=located.require_provenance().key, **options)
-
-    def __call__(self, study: Study) -> Table:
-        """Select vectors, scale them, measure; the weights are restored exactly afterwards."""
-        base = study.pair.require_base("scaling intruders")
-        if self.located is None or self.located.kind != "intruders":
-            raise OptionError("no run of interp intruders was given; pass its table as located")
-        scales = self.require()
-        directions, edited, notes = self._select_directions(study, self.located)
-        kinds = _scalable_kinds(study, directions, notes)
-        by_setting, unscaled, base_loss = measure_scales(
-            study, base, kinds, scales, partial(_scaled, study, directions)
-        )
-        if study.metric is None:
-            notes.append(
-                "no task was given, so whether the fine-tuned skill is kept was not measured"
-            )
-        keys = list(by_setting)
-        losses, kls = (
-            np.array([getattr(scaled, name).mean() for scaled in by_setting.values()])
-            for name in ("loss", "kl")
-        )
-        task, prompts = {}, {}
-        if study.metric is not None:
-            labels, means = (
-                study.require_metric().labels,
-                np.array([scaled.task.mean() for scaled in by_setting.values()]),
-            )
-            task = {"metric": (means, "measure", labels.number, labels.unit)}
-            prompts = {
-                "prompts": _by_prompt_table(
-                    "prompts",
-                    study.prompts("positive"),
-                    by_setting,
-                    metric=(labels.number, labels.prompt_unit),
-                )
-            }
-        counts = {group: len(study.prompts(group)) for group in study.classes}
-        run = table(
-            self.name,
-            {
-                "kind": (
-                    [kind for kind, _ in keys],
-                    "key",
-                    "what is scaled: intruder, neighbour or the whole update",
-                ),
-                "scale": (
-                    np.array([scale for _, scale in keys]),
-                    "measure",
-                    "factor on the singular value; 1 is the fine-tuned model",
-                ),
-                **task,
-                "loss": (losses, "measure", "loss per token on plain text", "nats"),
-                "forgetting": (
-                    losses - base_loss.mean(),
-                    "measure",
-                    "loss minus the base's loss",
-                    "nats",
-                ),
-                "kl": (
-                    kls,
-                    "measure",
-                    "KL(scaled || base) of the next token on plain text, mean over tokens",
-                    "nats",
-                ),
-            },
-            provenance=study.provenance(self),
-            summary={
-                "edited": len(directions["intruder"]),
-                "base_loss": float(base_loss.mean()),
-                "tuned_loss": float(unscaled.loss.mean()),
-                "tuned_kl": float(unscaled.kl.mean()),
-                "tuned_metric": float(unscaled.task.mean()) if task else None,
-                **counts,
-                "limits": [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes)],
-            },
-            tables={
-                **prompts,
-                "texts": _by_prompt_table(
-                    "texts",
-                    study.prompts(text_class(study)),
-                    by_setting,
-                    loss=("loss per token", "nats"),
-                    kl=("KL from the base", "nats"),
-                ),
-                "edited": edited,
-            },
-        )
-        if not directions["intruder"]:
-            return conclude(
-                run,
-                [],
-                lead=(
-                    "The run has no intruder in a matrix of a block, so only the whole update was"
-                    " scaled."
-                ),
-            )
-        return conclude(run, claims_of(study, by_setting, scales))
-
-    def require(self) -> list[float]:
-        """The scales in ascending order, with 1; raises OptionError for invalid options."""
-        if self.scale_set not in ("top1", "all"):
-            raise OptionError(f"unknown --scale-set {self.scale_set!r}; use top1 or all")
+    def check(self, known: Known) -> None:
+        """Raise OptionError for scales that are negative or not finite, and for 1 alone."""
+        del known
         if any(not math.isfinite(scale) or scale < 0 for scale in self.scales) or not set(
             self.scales
         ) - {1.0}:
@@ -168,7 +74,63 @@ class IntruderScaling(Analyzer):
                 f"scales are {self.scales}; give finite numbers of 0 or more, not only 1, such as"
                 " 0,0.5,1,1.5"
             )
-        return sorted({*map(float, self.scales), 1.0})
+
+    def run(self, study: Study) -> Result:
+        """Select vectors, scale them, measure; the weights are restored exactly afterwards."""
+        if self.located is None:
+            raise OptionError("no run of interp intruders was given; pass its table as located")
+        base, scales = study.pair.require_base(self.name), sorted({*map(float, self.scales), 1.0})
+        directions, edited, notes = self._select_directions(study, self.located)
+        kinds = _scalable_kinds(study, directions, notes)
+        by_setting, unscaled, base_loss = measure_scales(
+            study, base, kinds, scales, partial(_scaled, study, directions)
+        )
+        names, row = ["loss", "kl"], ScaleRow
+        tables = {
+            "texts": prompts_table(TextRow, study.prompts(text_class(study)), by_setting, names),
+            "edited": edited,
+        }
+        if study.metric is None:
+            notes.append(
+                "no task was given, so whether the fine-tuned skill is kept was not measured"
+            )
+        else:
+            names, labels = ["metric", *names], study.metric.labels
+            row = rows_with_metric(ScaleRow, labels.number, labels.unit)
+            task_row = rows_with_metric(TaskPromptRow, labels.number, labels.prompt_unit)
+            prompts = study.prompts("positive")
+            tables = {
+                "prompts": prompts_table(task_row, prompts, by_setting, ["metric"]),
+                **tables,
+            }
+        means = {
+            name: np.array([getattr(measured, name).mean() for measured in by_setting.values()])
+            for name in names
+        }
+        rows = {
+            "kind": [kind for kind, _ in by_setting],
+            "scale": np.array([scale for _, scale in by_setting]),
+            "forgetting": means["loss"] - base_loss.mean(),
+        }
+        return Result(
+            rows_table(row, "", rows | means),
+            tables,
+            claims_of(study, by_setting, scales) if directions["intruder"] else [],
+            summary={
+                "edited": len(directions["intruder"]),
+                "base_loss": float(base_loss.mean()),
+                "tuned_loss": float(unscaled.loss.mean()),
+                "tuned_kl": float(unscaled.kl.mean()),
+                "tuned_metric": None if study.metric is None else float(unscaled.task.mean()),
+            },
+            limits=[f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes)],
+            lead=(
+                ""
+                if directions["intruder"]
+                else "The run has no intruder in a matrix of a block, so only the whole update was"
+                " scaled."
+            ),
+        )
 
     def _select_directions(
         self, study: Study, vectors: Table
@@ -176,16 +138,10 @@ class IntruderScaling(Analyzer):
         """Directions of intruders and neighbours, as a table too, and notes on what is left out."""
         side = vectors.require_provenance().options["side"]
         directions: dict[str, list[SingularDirection]] = {"intruder": [], "neighbour": []}
-        notes, edited_rows = [], []
-        names = sorted(
-            {
-                (int(layer), part)
-                for layer, part in zip(vectors["layer"], vectors["part"], strict=True)
-            }
-        )
-        for layer, part in names:
-            indices = np.flatnonzero((vectors["layer"] == layer) & (vectors["part"] == part))
-            flags = vectors["is_intruder"][indices]
+        notes, edited = [], []
+        for layer, part in sorted({(int(row["layer"]), row["part"]) for row in vectors.rows()}):
+            in_matrix = vectors.select((vectors["layer"] == layer) & (vectors["part"] == part))
+            flags, sigmas = in_matrix["is_intruder"], in_matrix["sigma"]
             if not flags.any():
                 continue
             if layer < 0 or part not in MATRICES:
@@ -194,32 +150,28 @@ class IntruderScaling(Analyzer):
                     " matrix of a block"
                 )
                 continue
-            triplets = _triplets(study.pair.tuned, Weight(layer, part), side, len(indices))
-            _require_same_values(vectors["sigma"][indices], triplets.values, Weight(layer, part))
-            selected = np.flatnonzero(flags)[: 1 if self.scale_set == "top1" else None]
-            candidates = [int(index) for index in np.flatnonzero(~flags)]
-            for index in selected:
-                to_scale = [("intruder", int(index))]
+            weight = Weight(layer, part)
+            triplets = _triplets(study.pair.tuned, weight, side, len(in_matrix))
+            _require_same_values(sigmas, triplets.values, weight)
+            candidates = list(map(int, np.flatnonzero(~flags)))
+            for index in map(int, np.flatnonzero(flags)[: 1 if self.scale_set == "top1" else None]):
+                to_scale = [("intruder", index)]
                 if candidates:
                     neighbour = min(
-                        candidates,
-                        key=lambda other: abs(
-                            vectors["sigma"][indices[other]] - vectors["sigma"][indices[index]]
-                        ),
+                        candidates, key=lambda other: abs(sigmas[other] - sigmas[index])
                     )
                     candidates.remove(neighbour)
                     to_scale.append(("neighbour", neighbour))
                 for kind, column in to_scale:
                     sigma = float(to_host(triplets.values[column]))
-                    left, right = (
-                        triplets.left[:, column].float(),
-                        triplets.right[:, column].float(),
-                    )
+                    left, right = triplets.left[:, column], triplets.right[:, column]
                     directions[kind].append(
-                        SingularDirection(Weight(layer, part), left, sigma, right)
+                        SingularDirection(weight, left.float(), sigma, right.float())
                     )
-                    edited_rows.append((kind, layer, part, column + 1, sigma))
-        return directions, _edited_table(edited_rows), notes
+                    edited.append((kind, layer, part, column + 1, sigma))
+        columns = enumerate(columns_of(EditedRow))
+        data = {name: [row[at] for row in edited] for at, name in columns}
+        return directions, rows_table(EditedRow, "", data), notes
 
 
 def _triplets(model: Model, weight: Weight, side: str, count: int) -> subspaces.SingularBasis:
@@ -239,20 +191,6 @@ def _require_same_values(stored: np.ndarray, values: torch.Tensor, weight: Weigh
         )
 
 
-def _edited_table(rows: list[tuple]) -> Table:
-    kind, layer, part, rank, sigma = zip(*rows, strict=True) if rows else ((),) * 5
-    return table(
-        "intruder-scaling-edited",
-        {
-            "kind": (kind, "key", "intruder, or its neighbour, which is not an intruder"),
-            "layer": (np.array(layer, np.int64), "key", "block"),
-            "part": (part, "key", "matrix of the block"),
-            "rank": (np.array(rank, np.int64), "key", "rank of the singular vector, from 1"),
-            "sigma": (np.array(sigma, np.float64), "measure", "singular value"),
-        },
-    )
-
-
 def _scaled(
     study: Study, directions: dict[str, list[SingularDirection]], kind: str, scale: float
 ) -> AbstractContextManager:
@@ -266,51 +204,10 @@ def _scalable_kinds(
     study: Study, directions: dict[str, list[SingularDirection]], notes: list[str]
 ) -> list[str]:
     """Kinds that can be scaled; adds a note where the update cannot."""
-    kinds = [kind for kind in KINDS[:2] if directions[kind]]
+    kinds = [kind for kind, vectors in directions.items() if vectors]
     try:
         with update_scaled(study.pair, REPORTED_SCALE):
             return [*kinds, "update"]
     except UnsupportedModel as error:
         notes.append(f"the whole update was not scaled, so this control is missing: {error}")
         return kinds
-
-
-def _by_prompt_table(
-    kind: str, prompts: PromptSet, by_setting: Mapping, **columns: tuple[str, str]
-) -> Table:
-    count, keys = len(prompts), list(by_setting)
-    return table(
-        f"intruder-scaling-{kind}",
-        {
-            "kind": (
-                np.repeat(np.array([kind for kind, _ in keys], object), count),
-                "key",
-                "what is scaled",
-            ),
-            "scale": (
-                np.repeat(np.array([scale for _, scale in keys]), count),
-                "measure",
-                "factor on the singular value",
-            ),
-            "prompt_id": (
-                np.tile([p.id for p in prompts], len(keys)),
-                "key",
-                "position in the prompt file",
-            ),
-            "cluster": (
-                np.tile(np.array(prompts.clusters, object), len(keys)),
-                "key",
-                "dependent prompts",
-            ),
-            **{
-                name: (
-                    np.concatenate(
-                        [np.zeros(0), *(getattr(scaled, name) for scaled in by_setting.values())]
-                    ),
-                    "measure",
-                    *meaning,
-                )
-                for name, meaning in columns.items()
-            },
-        },
-    )

@@ -17,6 +17,8 @@ def claims_of(
         (scale for scale in scales if scale != 1),
         key=lambda scale: (abs(scale - REPORTED_SCALE), scale),
     )
+    intruder, neighbour = ("intruder", reported_scale), ("neighbour", reported_scale)
+    unscaled, has_neighbours = ("intruder", 1.0), neighbour in by_setting
     task_text, also = "no task was given", {}
     if study.metric is not None:
         labels = study.metric.labels
@@ -24,119 +26,99 @@ def claims_of(
             f"the {escape_braces(labels.number)} changes by {{moved:+.3g}}"
             f" {escape_braces(labels.unit)}"
         )
-        also = {
-            "moved": _paired_difference(
-                "metric", "prompts", ("intruder", reported_scale), ("intruder", 1.0)
-            )
-        }
-    loss_text = (
-        f"With intruders scaled by {reported_scale:g}, the loss on plain text changes by"
-        " {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}]"
-    )
-    if ("neighbour", reported_scale) not in by_setting:
-        return [
-            Claim(
-                name="forgets-less",
-                estimate=_paired_difference(
-                    "loss", "texts", ("intruder", reported_scale), ("intruder", 1.0)
-                ),
-                at_most=0.0,
-                text=(
-                    f"{loss_text} (these matrices have no other vector to scale for comparison);"
-                    f" {task_text}."
-                ),
-                also=also,
-            ),
-            *_update_claims(study, by_setting, reported_scale),
-        ]
+        also = {"moved": _paired_difference("metric", "prompts", intruder, unscaled)}
     neighbour_text = (
+        "neighbouring vectors, not intruders: {control:+.3f}"
+        if has_neighbours
+        else "these matrices have no other vector to scale for comparison"
+    )
+    control = (
         "the vector of the same matrix with the nearest singular value that is not an intruder,"
         " scaled by the same factor"
     )
-    return [
+    claims = [
         Claim(
             name="forgets-less",
-            estimate=_paired_difference(
-                "loss", "texts", ("intruder", reported_scale), ("intruder", 1.0)
-            ),
+            estimate=_paired_difference("loss", "texts", intruder, unscaled),
             at_most=0.0,
-            reference=_paired_difference(
-                "loss", "texts", ("neighbour", reported_scale), ("intruder", 1.0)
+            reference=(
+                _paired_difference("loss", "texts", neighbour, unscaled) if has_neighbours else None
             ),
-            control=neighbour_text,
-            requires=["forgets-less-than-neighbours"],
+            control=control if has_neighbours else "",
+            requires=["forgets-less-than-neighbours"] if has_neighbours else [],
             text=(
-                f"{loss_text} (neighbouring vectors, not intruders: {{control:+.3f}}); {task_text}."
+                f"With intruders scaled by {reported_scale:g}, the loss on plain text changes by"
+                " {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}]"
+                f" ({neighbour_text}); {task_text}."
             ),
             also=also,
-        ),
-        Claim(
-            name="forgets-less-than-neighbours",
-            estimate=_paired_difference(
-                "loss", "texts", ("intruder", reported_scale), ("neighbour", reported_scale)
-            ),
-            at_most=0.0,
-            reference=_loss("neighbour", reported_scale),
-            control=neighbour_text,
-            text=(
-                "The difference from scaled neighbours is {value:+.3f} nats per token [{low:+.3f},"
-                " {high:+.3f}]."
-            ),
-        ),
-        *_update_claims(study, by_setting, reported_scale),
+        )
     ]
+    if has_neighbours:
+        claims.append(
+            Claim(
+                name="forgets-less-than-neighbours",
+                estimate=_paired_difference("loss", "texts", intruder, neighbour),
+                at_most=0.0,
+                reference=_mean("loss", "texts", neighbour),
+                control=control,
+                text=(
+                    "The difference from scaled neighbours is {value:+.3f} nats per token"
+                    " [{low:+.3f}, {high:+.3f}]."
+                ),
+            )
+        )
+    return claims + _update_claims(study, by_setting, intruder)
 
 
 def _update_claims(
-    study: Study, by_setting: Mapping[tuple[str, float], ScaleMeasurements], reported_scale: float
+    study: Study,
+    by_setting: Mapping[tuple[str, float], ScaleMeasurements],
+    intruder: tuple[str, float],
 ) -> list[Claim]:
-    task_by_scale = (
-        {
-            scale: measured.task.mean()
-            for (kind, scale), measured in by_setting.items()
-            if kind == "update" and scale <= 1
-        }
-        if (study.metric is not None)
-        else {}
-    )
+    if study.metric is None:
+        return []
+    task_by_scale = {
+        scale: measured.task.mean()
+        for (kind, scale), measured in by_setting.items()
+        if kind == "update" and scale <= 1
+    }
     if len(task_by_scale) < 2:
         return []
     # the scale of the update that keeps at least as much of the task as the intruders, and the
     # least such; otherwise the one that keeps most
-    intruder_task = by_setting["intruder", reported_scale].task.mean()
+    intruder_task = by_setting[intruder].task.mean()
     sufficient = {scale: value for scale, value in task_by_scale.items() if value >= intruder_task}
     scale = (
         min(sufficient, key=sufficient.__getitem__)
         if sufficient
         else max(task_by_scale, key=task_by_scale.__getitem__)
     )
+    update = ("update", scale)
     return [
         Claim(
             name="beats-the-update",
-            estimate=_paired_difference(
-                "loss", "texts", ("intruder", reported_scale), ("update", scale)
-            ),
+            estimate=_paired_difference("loss", "texts", intruder, update),
             at_most=0.0,
-            reference=_loss("update", scale),
+            reference=_mean("loss", "texts", update),
             control="the whole update, at the scale that keeps the task as well or slightly better",
             text=(
                 f"Compared with the whole update scaled by {scale:g}, which keeps the task at"
-                f" {{kept:.3g}} (intruders scaled by {reported_scale:g}: {{mine:.3g}}), the loss on"
+                f" {{kept:.3g}} (intruders scaled by {intruder[1]:g}: {{mine:.3g}}), the loss on"
                 " plain text differs by {value:+.3f} nats per token [{low:+.3f},"
                 " {high:+.3f}]."
             ),
             also={
-                "kept": mean("metric", table="prompts", where={"kind": "update", "scale": scale}),
-                "mine": mean(
-                    "metric", table="prompts", where={"kind": "intruder", "scale": reported_scale}
-                ),
+                "kept": _mean("metric", "prompts", update),
+                "mine": _mean("metric", "prompts", intruder),
             },
         )
     ]
 
 
-def _loss(kind: str, scale: float) -> Estimate:
-    return mean("loss", table="texts", where={"kind": kind, "scale": scale})
+def _mean(column: str, table: str, setting: tuple[str, float]) -> Estimate:
+    kind, scale = setting
+    return mean(column, table=table, where={"kind": kind, "scale": scale})
 
 
 def _paired_difference(

@@ -11,13 +11,12 @@ contrast            Cohen's d between positive and negative prompts of h in the 
                     many permutations within twins as its level allows. Pairs count as independent.
 """
 
-from collections.abc import Mapping
 from itertools import zip_longest
 
 import numpy as np
 import torch
 
-from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, position_mask
+from interp.analyzers.locate_neurons.scores import ROUNDING, MethodOptions, Scores, position_mask
 from interp.capture import capture
 from interp.errors import OptionError, required
 from interp.maths.host import to_host
@@ -28,20 +27,18 @@ from interp.maths.statistics import (
     standardised_difference_from_moments,
 )
 from interp.models.model import Model
-from interp.models.units import Unit
 from interp.prompts import Encoded
 from interp.sites import neurons
 from interp.study import GROUPS, Study
 
 _TESTS = {True: "paired by twin", False: "of two independent classes"}
-_EPSILON = float(np.finfo(np.float32).eps)
 
 
 def change(study: Study, options: MethodOptions) -> Scores:
     """Root mean square change from base to tuned on positive prompts; needs a base."""
     changes, size = _change(study, options, "positive")
     return Scores(
-        changes, 8 * _EPSILON * size, "root mean square change of the activation from base to tuned"
+        changes, ROUNDING * size, "root mean square change of the activation from base to tuned"
     )
 
 
@@ -49,9 +46,10 @@ def change_difference(study: Study, options: MethodOptions) -> Scores:
     """Change on positive prompts minus change on negative ones; needs a base."""
     positive, size = _change(study, options, "positive")
     negative, negative_size = _change(study, options, "negative")
-    floor = 8 * _EPSILON * np.maximum(size, negative_size)
     return Scores(
-        positive - negative, floor, "root mean square change on positive minus on negative prompts"
+        positive - negative,
+        ROUNDING * np.maximum(size, negative_size),
+        "root mean square change on positive minus on negative prompts",
     )
 
 
@@ -96,32 +94,25 @@ def contrast(study: Study, options: MethodOptions) -> Scores:
     )
 
 
-def _encoded_texts(study: Study, group: str, positions: str) -> list[Encoded]:
-    encoded = study.encoded(group)
-    if positions != "completion":
-        return encoded
-    study.pair.require_base("reading completions")
-    answers = study.answers("base", group)
-    return [item.with_completion(answer) for item, answer in zip(encoded, answers, strict=True)]
-
-
 def _change(study: Study, options: MethodOptions, group: str) -> tuple[np.ndarray, np.ndarray]:
     """Root mean square of the change and of the base's activation, ``[L, N]`` each."""
     models = {"base": study.pair.require_base("this method"), "tuned": study.pair.tuned}
-    unit, anatomy = options.unit, study.pair.tuned.anatomy
+    unit, anatomy, encoded = options.unit, study.pair.tuned.anatomy, study.encoded(group)
+    if options.positions == "completion":
+        answers = study.answers("base", group)
+        encoded = [text.with_completion(one) for text, one in zip(encoded, answers, strict=True)]
+    sites, n_channels = [unit.site(at) for at in range(anatomy.n_layers)], unit.n_channels(anatomy)
     changes, size = (
-        [
-            Moments.empty((unit.n_channels(anatomy),), study.pair.tuned.device)
-            for _ in range(anatomy.n_layers)
-        ]
-        for _ in range(2)
+        [Moments.empty((n_channels,), study.pair.tuned.device) for _ in sites] for _ in range(2)
     )
-    for layer, values, roles in _layer_activations(
-        study, _encoded_texts(study, group, options.positions), models, unit, f"change, {group}"
-    ):
-        mask = position_mask(roles, options.positions)
-        changes[layer].update((values["tuned"].double() - values["base"].double())[mask])
-        size[layer].update(values["base"][mask])
+    batches = study.batches(encoded, study.pair.tuned, 4 * len(models) * len(sites) * n_channels)
+    rows = study.progress(batches, f"change, {group}")
+    for captured in capture(study.engine, models, encoded, rows, sites, pad_id=study.pad_id):
+        mask = position_mask(captured.roles, options.positions)
+        for layer, site in enumerate(sites):
+            base, tuned = (captured.values[role, site] for role in models)
+            changes[layer].update((tuned.double() - base.double())[mask])
+            size[layer].update(base[mask])
 
     def gathered(side: list[Moments]) -> np.ndarray:
         return np.stack(
@@ -143,7 +134,7 @@ def _moments(
     model = study.pair.tuned
     shape = (model.anatomy.n_layers, model.anatomy.n_neurons)
     positive, negative, gap = (Moments.empty(shape, model.device) for _ in range(3))
-    texts = {group: _encoded_texts(study, group, positions) for group in GROUPS}
+    texts = {group: study.encoded(group) for group in GROUPS}
     groups = {
         group: study.batches(texts[group], model, _bytes_per_token(model, 1)) for group in GROUPS
     }
@@ -191,16 +182,3 @@ def _prompt_means(
 
 def _bytes_per_token(model: Model, n_models: int) -> int:
     return 4 * n_models * model.anatomy.n_layers * model.anatomy.n_neurons
-
-
-def _layer_activations(
-    study: Study, encoded: list[Encoded], models: Mapping[str, Model], unit: Unit, label: str
-):
-    """Per batch and layer: activations by model role, and the roles of the tokens."""
-    model = study.pair.tuned
-    sites = [unit.site(layer) for layer in range(model.anatomy.n_layers)]
-    per_token = 4 * len(models) * model.anatomy.n_layers * unit.n_channels(model.anatomy)
-    groups = study.progress(study.batches(encoded, model, per_token), label)
-    for captured in capture(study.engine, models, encoded, groups, sites, pad_id=study.pad_id):
-        for layer, site in enumerate(sites):
-            yield layer, {role: captured.values[role, site] for role in models}, captured.roles

@@ -1,26 +1,37 @@
 """``LocateNeurons``: score every MLP neuron (or attention head), rank, select."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 
-from interp.analyzers.base import Analyzer
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
 from interp.analyzers.locate_neurons import search, steps
 from interp.analyzers.locate_neurons.cost import method_work
 from interp.analyzers.locate_neurons.methods import METHODS, resolve
 from interp.analyzers.locate_neurons.probes import FITS
-from interp.analyzers.locate_neurons.scores import MethodOptions, Scores
+from interp.analyzers.locate_neurons.scores import POSITIONS, MethodOptions, Scores
 from interp.analyzers.locate_neurons.selection import Top, rank, select
 from interp.analyzers.locate_neurons.tokens import active_tokens
 from interp.errors import OptionError
 from interp.experiments.cost import Work
 from interp.models.changes import can_read_weights, weight_change
-from interp.models.units import Unit, unit_named
+from interp.models.units import UNITS, Unit, unit_named
+from interp.rows import UnitRow, flag, measure, rows_table
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
 
 _MAX_TOKEN_UNITS = 20
+
+
+class LocatedRow(UnitRow):
+    """A unit with its score; further measures depend on the method."""
+
+    score: float = measure("score by the method")
+    rank: int = measure("1 is the highest signed score")
+    selected: bool = flag("within the top of the ranking and above rounding error")
+    subtracted: bool = flag("removed: also selected on the utility prompts", optional=True)
 
 
 @dataclass(frozen=True)
@@ -41,14 +52,23 @@ class LocateNeurons(Analyzer):
 
     name: ClassVar[str] = "locate-neurons"
     version: ClassVar[int] = 7
+    needs: ClassVar[Needs] = Needs(negatives=True, metric=True)
 
-    method: str = "auto"
-    top: str = "0.5%"
-    positions: str = "auto"
-    steps: int | str = "auto"
-    unit: str = "neuron"
-    probe_fit: str = "optimum"
-    excluded: tuple[tuple[int, int], ...] = field(default=(), metadata={"from_parent": True})
+    method: str = option("auto", f"auto, {', '.join(METHODS)}.", choices=("auto", *METHODS))
+    top: str = option("0.5%", "How many units are selected: 30, 0.5%, z3.")
+    positions: str = option("auto", f"Token positions that are read: auto, {', '.join(POSITIONS)}.")
+    steps: int | str = option(
+        "auto", "Steps of an integral: 3, 7, 15, 31; auto: as many as scores need."
+    )
+    unit: str = option("neuron", "What is scored: neuron or head.", choices=tuple(UNITS))
+    probe_fit: str = option(
+        "optimum",
+        "Of the method probe: optimum, or published, its paper's own steps.",
+        choices=FITS,
+    )
+    excluded: tuple[tuple[int, int], ...] = option(
+        (), "Units (layer, unit) that are never selected.", from_parent=True
+    )
 
     def minus(self, utility: Table) -> "LocateNeurons":
         """The same analyzer without the units that a run on utility prompts selected (set
@@ -63,17 +83,22 @@ class LocateNeurons(Analyzer):
         pairs = zip(utility["layer"][mask].tolist(), utility[unit][mask].tolist(), strict=True)
         return replace(self, parent=utility.require_provenance().key, excluded=tuple(pairs))
 
-    def check(
-        self, has_base: bool, n_units: int | None = None, differentiable: bool = True
-    ) -> None:
+    def check(self, known: Known) -> None:
         """Raise OptionError for options that cannot be used; no model is needed."""
-        resolve(self.method, self.positions, has_base, self.unit, differentiable)
+        resolve(
+            self.method,
+            self.positions,
+            known.has_base is not False,
+            self.unit,
+            known.differentiable is not False,
+        )
         top = Top.parse(self.top)
-        if n_units is not None:
-            top.count(n_units)
-        search.require(top.kind == "smallest", has_base)
-        if self.probe_fit not in FITS:
-            raise OptionError(f"unknown --probe-fit {self.probe_fit!r}; use {' or '.join(FITS)}")
+        if known.shape is not None:
+            top.count(prod(known.shape))
+        if top.kind == "smallest" and known.has_base is False:
+            raise OptionError(
+                "--top smallest needs a base model to return to; add --base MODEL, or give a count"
+            )
         if self.probe_fit != "optimum" and self.method != "probe":
             raise OptionError(
                 f"--probe-fit applies to the method probe, not to {self.method}; add --method probe"
@@ -81,14 +106,18 @@ class LocateNeurons(Analyzer):
         steps.require(self.steps)
 
     def require(self, study: Study) -> None:
-        """Raise UnsupportedModel for a pair whose units cannot be read exactly.
+        """Raise OptionError for options that do not fit the study, UnsupportedModel for a pair
+        whose units cannot be read exactly.
 
-        Checks first that the parts of each block add up, since else neither kind of unit is exact.
+        Checks that the parts of each block add up before it checks the units, since else neither
+        kind of unit is exact.
         """
-        anatomy = study.pair.tuned.anatomy
+        super().require(study)
+        anatomy, unit = study.pair.tuned.anatomy, unit_named(self.unit)
         if anatomy.has_parts:
             study.require_parts()
-        unit_named(self.unit).require(anatomy)
+        unit.require(anatomy)
+        self.check(Known(shape=(anatomy.n_layers, unit.count(anatomy))))
 
     def work(self, study: Study) -> Work | None:
         """Scoring, and a pass that reads on which tokens the selected units are active; None for a
@@ -102,67 +131,53 @@ class LocateNeurons(Analyzer):
         scoring = method_work(method, self.steps, positions, study)
         return None if scoring is None else scoring + Work(passes=1)
 
-    def __call__(self, study: Study) -> Table:
+    def run(self, study: Study) -> Result:
         """Score, rank and select on the study's prompts."""
-        has_base, anatomy, unit = (
-            study.pair.base is not None,
-            study.pair.tuned.anatomy,
-            unit_named(self.unit),
+        pair, unit, top = study.pair, unit_named(self.unit), Top.parse(self.top)
+        method, scorer, positions = resolve(
+            self.method, self.positions, pair.base is not None, self.unit
         )
-        self.require(study)
-        self.check(
-            has_base, anatomy.n_layers * unit.count(anatomy), study.require_metric().differentiable
-        )
-        method, scorer, positions = resolve(self.method, self.positions, has_base, self.unit)
-        top = Top.parse(self.top)
         scores = scorer.score(
             study, MethodOptions(positions, self.steps, unit, self.probe_fit, self.top)
-        )
-        weight_changes = (
-            weight_change(study.pair, unit)
-            if has_base and can_read_weights(anatomy, unit)
-            else None
         )
         ranks = rank(scores.score)
         in_top = select(scores.score, scores.floor, top, scores.eligible)
         chosen = in_top.copy()
-        for pair in self.excluded:
-            chosen[pair] = False
+        for excluded in self.excluded:
+            chosen[excluded] = False
         search_summary: dict[str, Any] = {}
         if top.kind == "smallest":
             chosen, search_summary = _smallest(study, unit, ranks, chosen)
-        first_units = np.argwhere(chosen)[np.argsort(ranks[chosen])][:_MAX_TOKEN_UNITS]
-        layer, index = (index.ravel() for index in np.indices(ranks.shape))
-        columns = {
-            "layer": (layer, "key", "block"),
-            unit.name: (
-                index,
-                "key",
-                f"one of the block's {unit.plural}, a part of the input of {unit.matrix}",
-            ),
-            "score": (scores.score.ravel(), "measure", scores.meaning),
-            "rank": (ranks.ravel(), "measure", "1 is the highest signed score"),
-            "selected": (chosen.ravel(), "flag", f"within top {top} and above rounding error"),
+        removed = in_top & ~chosen
+        measures, n_tuned = {"score": (scores.score, scores.meaning), **scores.measures}, None
+        if pair.base is not None and can_read_weights(pair.tuned.anatomy, unit):
+            changes = weight_change(pair, unit)
+            n_tuned = int((changes > 0).sum())
+            measures["weight_change"] = (
+                changes,
+                "norm of the change of the unit's own weights from base to tuned",
+            )
+        layer, index = np.indices(ranks.shape)
+        data = {
+            "layer": layer,
+            "unit": index,
+            "score": scores.score,
+            "rank": ranks,
+            "selected": chosen,
         }
-        extra = {**scores.measures}
         if self.parent is not None:
-            columns["subtracted"] = (
-                (in_top & ~chosen).ravel(),
-                "flag",
-                "removed: also selected on the utility prompts",
-            )
-        if weight_changes is not None:
-            extra["weight_change"] = (
-                weight_changes,
-                f"norm of the change of the {unit.name}'s own weights from base to tuned",
-            )
-        columns.update(
-            {
+            data["subtracted"] = removed
+        rows = rows_table(
+            LocatedRow,
+            "",
+            {name: values.ravel() for name, values in data.items()},
+            rename={"unit": unit.name},
+            # the score again, since its meaning is that of the method
+            extra={
                 name: (values.ravel(), "measure", meaning)
-                for name, (values, meaning) in extra.items()
-            }
+                for name, (values, meaning) in measures.items()
+            },
         )
-        tokens = active_tokens(study, [(int(a), int(b)) for a, b in first_units], unit)
         summary = {
             "method": method,
             "positions": positions,
@@ -170,29 +185,28 @@ class LocateNeurons(Analyzer):
             "unit": unit.name,
             f"n_{unit.name}s": int(ranks.size),
             "n_selected": int(chosen.sum()),
-            "n_tuned": None if weight_changes is None else int((weight_changes > 0).sum()),
-            "positive": len(study.contrast.positive),
-            "negative": len(study.contrast.negative),
-            "n_subtracted": None if self.parent is None else int((in_top & ~chosen).sum()),
+            "n_tuned": n_tuned,
+            "n_subtracted": None if self.parent is None else int(removed.sum()),
             **search_summary,
             **scores.summary,
         }
-        summary["sentence"] = _sentence(summary, scores, unit, study.require_metric().labels.number)
-        return table(
-            self.name,
-            columns,
-            provenance=study.provenance(self),
-            summary=summary,
-            tables={"tokens": tokens, **scores.tables},
+        sentence = _sentence(summary, scores, unit, study.require_metric().labels.number)
+        tokens = active_tokens(study, _by_rank(chosen, ranks)[:_MAX_TOKEN_UNITS], unit)
+        return Result(
+            rows, {"tokens": tokens, **scores.tables}, summary={**summary, "sentence": sentence}
         )
+
+
+def _by_rank(chosen: np.ndarray, ranks: np.ndarray) -> search.Set:
+    """The chosen units as (layer, unit), the first rank first."""
+    return [(int(a), int(b)) for a, b in np.argwhere(chosen)[np.argsort(ranks[chosen])]]
 
 
 def _smallest(
     study: Study, unit: Unit, ranks: np.ndarray, allowed: np.ndarray
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The smallest set among the allowed units, and the search's entries of the summary."""
-    ranking = [(int(a), int(b)) for a, b in np.argwhere(allowed)[np.argsort(ranks[allowed])]]
-    result = search.smallest_set(study, unit, ranking)
+    result = search.smallest_set(study, unit, _by_rank(allowed, ranks))
     chosen = np.zeros_like(allowed)
     for pair in result.units:
         chosen[pair] = True
@@ -249,12 +263,8 @@ def _sentence(summary: dict, scores: Scores, unit: Unit, number: str) -> str:
     if summary.get("best_auc") is not None:
         text += (
             "; the best module separates the classes with a held-out AUC of"
-            f" {summary['best_auc']:.2f}"
+            f" {summary['best_auc']:.2f} (the prompt's length alone: {summary['length_auc']:.2f})"
         )
-        text += f" (the prompt's length alone: {summary['length_auc']:.2f})"
     if summary["n_tuned"] is not None:
         text += f"; fine-tuning changed the weights of {summary['n_tuned']:,} {unit.name}s"
     return text + "."
-
-
-__all__ = ["METHODS", "LocateNeurons"]

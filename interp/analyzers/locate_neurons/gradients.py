@@ -32,21 +32,34 @@ order of all. Completeness of the sums is no criterion, since wrong parts can ad
 is made once for all prompts, on the mean scores, so that it does not depend on batches.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from interp.analyzers.locate_neurons.paths import Path, PathKind, Sums, bytes_per_token
 from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, position_mask
 from interp.analyzers.locate_neurons.selection import Top
-from interp.analyzers.locate_neurons.steps import AUTO, Agreement, agreement, rules, sweeps
+from interp.analyzers.locate_neurons.steps import AUTO, agreement, rules, sweeps
 from interp.capture import make_batch
 from interp.maths.moments import float64_sum
 from interp.maths.precision import widen
-from interp.maths.quadrature import END_POINT, Rule
-from interp.models.units import Unit
+from interp.maths.quadrature import END_POINT
+from interp.rows import key, measure, rows_table
 from interp.study import Study
-from interp.table import JSON, table
+from interp.table import JSON
+
+
+class PathRow:
+    """The ends of one prompt's path; the metric's columns are stored under its short name."""
+
+    prompt_id: int = key("position in the prompt file, from 0")
+    base: float = measure("number of the metric for the base", optional=True)
+    start: float = measure(
+        "number of the metric for the fine-tuned model at the start of the path: with the base's"
+        " outputs of MLPs (or attention), or with units that write nothing"
+    )
+    end: float = measure("number of the metric for the fine-tuned model")
+    attributed: float = measure(
+        "sum of the attributions of all units and of the biases of their output matrices"
+    )
 
 
 def integrated(study: Study, options: MethodOptions) -> Scores:
@@ -108,74 +121,80 @@ def activation_gradient(study: Study, options: MethodOptions) -> Scores:
 def _contributions(
     study: Study, options: MethodOptions, kind: PathKind, from_zero: bool = False
 ) -> Scores:
-    unit = options.unit
-    path, chosen_rule = _refine(study, options, kind, from_zero)
-    sums = path.sums[chosen_rule.level][1]
+    unit, words = options.unit, study.require_metric().labels
+    path, level, steps_summary = _refine(study, options, kind, from_zero)
+    sums = path.sums[level]
     score, floor = sums.finish()
     values = {**path.endpoints, "attributed": sums.total}
     gap = values["attributed"] - values["end"] + values["start"]
-    words = study.require_metric().labels
-    short = words.short
-    summary: dict[str, JSON] = {
-        f"{short}_tuned": values["end"].mean(),
-        "completeness_error": float(np.abs(gap).mean()),
-        "attributed_to_biases": float(sums.total.mean() - score.sum()),
-        **chosen_rule.summary,
-    }
-    if "base" not in values:
-        summary[f"{short}_tuned_without_{unit.part}_outputs"] = values["start"].mean()
-    else:
-        summary[f"{short}_base"] = values["base"].mean()
-        summary[f"{short}_tuned_with_base_{unit.part}_outputs"] = values["start"].mean()
-        summary[f"{unit.part}_share"] = _share(values)
-    meaning = "from base to tuned" if "base" in values else f"from {unit.plural} that write nothing"
+    has_base, short = "base" in values, words.short
+    of_base: dict[str, JSON] = {}
+    if has_base:
+        of_base = {
+            f"{short}_base": values["base"].mean(),
+            f"{unit.part}_share": _share(values),
+        }
+    start = f"{short}_tuned_{'with_base' if has_base else 'without'}_{unit.part}_outputs"
+    meaning = "from base to tuned" if has_base else f"from {unit.plural} that write nothing"
+    prompt_ids = [prompt.id for prompt in study.prompts("positive")]
     return Scores(
         score,
         floor,
         f"share of the change of the {words.number} {meaning}, {words.unit}",
-        tables={"paths": _paths(study, values, unit)},
-        summary=summary,
+        tables={
+            "paths": rows_table(
+                PathRow,
+                "attribution-paths",
+                {"prompt_id": prompt_ids, **values},
+                rename={
+                    "base": f"{short}_base",
+                    "start": f"{short}_start",
+                    "end": f"{short}_tuned",
+                },
+                units=dict.fromkeys(("base", "start", "end", "attributed"), words.unit),
+            )
+        },
+        summary={
+            f"{short}_tuned": values["end"].mean(),
+            "completeness_error": float(np.abs(gap).mean()),
+            "attributed_to_biases": float(sums.total.mean() - score.sum()),
+            **steps_summary,
+            start: values["start"].mean(),
+            **of_base,
+        },
     )
-
-
-class _ChosenRule(NamedTuple):
-    """The rule of a path that is used, its agreement with the coarser rule, and its summary."""
-
-    level: int
-    agreed: Agreement | None
-    summary: dict[str, JSON]
 
 
 def _refine(
     study: Study, options: MethodOptions, kind: PathKind, from_zero: bool
-) -> tuple[Path, _ChosenRule]:
-    """The path with its sums, refined until two rules agree about the scores."""
+) -> tuple[Path, int, dict[str, JSON]]:
+    """The path with its sums, refined until two rules agree about the scores; the index of the
+    rule that is used, and its entries of the summary.
+    """
     if kind == "none":
         path = Path(study, options, kind, from_zero, [END_POINT])
         path.run_nodes(END_POINT.nodes)
-        return path, _ChosenRule(0, None, {})
+        return path, 0, {}
     all_rules = rules(options.steps)
     path, level, agreed = Path(study, options, kind, from_zero, all_rules), 0, None
     for rule, nodes in sweeps(options.steps, all_rules):
         path.run_nodes(nodes)
         level = all_rules.index(rule)
         if level:
-            coarse, fine = (path.sums[at][1].finish() for at in (level - 1, level))
+            coarse, fine = (path.sums[at].finish() for at in (level - 1, level))
             agreed = agreement(coarse, fine, Top.parse(options.top))
             if agreed.is_sufficient:
                 break
-    return path, _ChosenRule(
-        level, agreed, _steps_summary(all_rules[level], agreed, options.steps == AUTO)
+    return (
+        path,
+        level,
+        {
+            "steps": len(all_rules[level]),
+            "steps_at_cap": options.steps == AUTO and not (agreed and agreed.is_sufficient),
+            "steps_jaccard": agreed and agreed.jaccard,
+            "steps_spearman": agreed and agreed.spearman,
+        },
     )
-
-
-def _steps_summary(rule: Rule, agreed: Agreement | None, auto: bool) -> dict[str, JSON]:
-    return {
-        "steps": len(rule),
-        "steps_at_cap": auto and not (agreed and agreed.is_sufficient),
-        "steps_jaccard": None if agreed is None else agreed.jaccard,
-        "steps_spearman": None if agreed is None else agreed.spearman,
-    }
 
 
 def _share(values: dict[str, np.ndarray]) -> float | None:
@@ -187,37 +206,3 @@ def _share(values: dict[str, np.ndarray]) -> float | None:
     clear = rise.mean() > 2 * rise.std() / max(len(rise) - 1, 1) ** 0.5
     share = float(through / rise.mean()) if clear else float("nan")
     return share if -0.005 <= share <= 1.005 else None
-
-
-def _paths(study: Study, values: dict[str, np.ndarray], unit: Unit):
-    ids = np.array([prompt.id for prompt in study.prompts("positive")])
-    words = study.require_metric().labels
-    start = (
-        f"the base's {unit.part} outputs"
-        if "base" in values
-        else f"{unit.plural} that write nothing"
-    )
-    meanings = {
-        "base": f"{words.number} of the base",
-        "start": f"{words.number} of the fine-tuned model with {start}",
-        "end": f"{words.number} of the fine-tuned model",
-        "attributed": (
-            f"sum of the attributions of all {unit.plural} and of the biases of {unit.matrix}"
-        ),
-    }
-    names = {
-        "base": f"{words.short}_base",
-        "start": f"{words.short}_start",
-        "end": f"{words.short}_tuned",
-    }
-    return table(
-        "attribution-paths",
-        {
-            "prompt_id": (ids, "key", "position in the prompt file"),
-            **{
-                names.get(name, name): (values[name], "measure", meaning, words.unit)
-                for name, meaning in meanings.items()
-                if name in values
-            },
-        },
-    )

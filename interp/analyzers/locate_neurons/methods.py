@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from interp.analyzers.locate_neurons import activations, gradients, probes, row_gradients, weights
-from interp.analyzers.locate_neurons.scores import MethodOptions, Scores
+from interp.analyzers.locate_neurons.scores import POSITIONS, MethodOptions, Scores
 from interp.errors import OptionError
 from interp.models.units import unit_named
 from interp.study import Study
+
+_PROMPT = tuple(name for name in POSITIONS if name != "completion")
 
 
 @dataclass(frozen=True)
@@ -20,123 +22,42 @@ class Method:
     """
 
     score: Callable[[Study, MethodOptions], Scores]
-    needs_base: bool
-    positions: str
-    allowed: tuple[str, ...]
-    help: str
+    needs_base: bool = False
+    positions: str = "prompt"
+    allowed: tuple[str, ...] = _PROMPT
     units: tuple[str, ...] = ("neuron", "head")
     uses_gradient: bool = False
     is_integral: bool = False
 
 
-_PROMPT = ("prompt", "content", "decision", "last")
-_TEXT = (*_PROMPT, "completion")
-_NEURON = ("neuron",)
-
 METHODS: dict[str, Method] = {
-    "integrated": Method(
-        gradients.integrated,
-        False,
-        "prompt",
-        _PROMPT,
-        "integrated gradients from base to tuned MLPs, or from zero",
-        uses_gradient=True,
-        is_integral=True,
-    ),
+    "integrated": Method(gradients.integrated, uses_gradient=True, is_integral=True),
     "integrated-fixed": Method(
-        gradients.integrated_fixed,
-        True,
-        "prompt",
-        _PROMPT,
-        "the same, MLP outputs held on a straight path",
-        uses_gradient=True,
-        is_integral=True,
+        gradients.integrated_fixed, needs_base=True, uses_gradient=True, is_integral=True
     ),
-    "integrated-zero": Method(
-        gradients.integrated_zero,
-        False,
-        "prompt",
-        _PROMPT,
-        "integrated gradients from silent MLPs; no base",
-        uses_gradient=True,
-        is_integral=True,
-    ),
-    "cross": Method(
-        gradients.cross,
-        True,
-        "prompt",
-        _PROMPT,
-        "contribution change times local gradient",
-        uses_gradient=True,
-    ),
-    "change": Method(
-        activations.change, True, "prompt", _TEXT, "root mean square change of the activation"
-    ),
-    "change-difference": Method(
-        activations.change_difference,
-        True,
-        "prompt",
-        _TEXT,
-        "change on positive minus on negative prompts",
-    ),
-    "act-grad": Method(
-        gradients.activation_gradient,
-        False,
-        "prompt",
-        _PROMPT,
-        "activation times gradient; no base",
-        uses_gradient=True,
-    ),
-    "gradient": Method(
-        row_gradients.gradient,
-        False,
-        "prompt",
-        _PROMPT,
-        "gradient of the log-odds by the neuron's weights; no base",
-        _NEURON,
-        uses_gradient=True,
-    ),
-    "gradient-counterfactual": Method(
-        row_gradients.gradient_counterfactual,
-        False,
-        "prompt",
-        _PROMPT,
-        "gradient of the other answer's loss by the neuron's weights; no base",
-        _NEURON,
-    ),
-    "contrast": Method(
-        activations.contrast,
-        False,
-        "last",
-        _PROMPT,
-        "difference between the classes; no base",
-        _NEURON,
-    ),
-    "probe": Method(
-        probes.probe,
-        False,
-        "content",
-        _PROMPT,
-        "weight in a linear probe of the classes; no base",
-        _NEURON,
-    ),
-    "weight": Method(
-        weights.weight, True, "prompt", ("prompt",), "norm of the change of the unit's own weights"
-    ),
+    "integrated-zero": Method(gradients.integrated_zero, uses_gradient=True, is_integral=True),
+    "cross": Method(gradients.cross, needs_base=True, uses_gradient=True),
+    "change": Method(activations.change, needs_base=True, allowed=POSITIONS),
+    "change-difference": Method(activations.change_difference, needs_base=True, allowed=POSITIONS),
+    "act-grad": Method(gradients.activation_gradient, uses_gradient=True),
+    "gradient": Method(row_gradients.gradient, units=("neuron",), uses_gradient=True),
+    "gradient-counterfactual": Method(row_gradients.gradient_counterfactual, units=("neuron",)),
+    "contrast": Method(activations.contrast, positions="last", units=("neuron",)),
+    "probe": Method(probes.probe, positions="content", units=("neuron",)),
+    "weight": Method(weights.weight, needs_base=True, allowed=("prompt",)),
 }
 
 
 def resolve(
     method: str, positions: str, has_base: bool, unit: str = "neuron", differentiable: bool = True
 ) -> tuple[str, Method, str]:
-    """The method and positions, with ``auto`` resolved; OptionError for unknown or impossible ones.
+    """The method (``auto`` or one of ``METHODS``) and positions, with ``auto`` resolved.
 
-    ``differentiable``: whether the metric has a gradient.
+    ``differentiable``: whether the metric has a gradient. Raises OptionError for a method that
+    cannot be used with the others.
     """
     if method == "auto":
         method = "integrated" if has_base else "act-grad"
-    if method not in METHODS:
-        raise OptionError(f"unknown method {method!r}; use auto, {', '.join(METHODS)}")
     entry = METHODS[method]
     if entry.needs_base and not has_base:
         without_base = ", ".join(name for name, item in METHODS.items() if not item.needs_base)

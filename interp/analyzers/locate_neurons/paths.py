@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyzers.locate_neurons.scores import MethodOptions, position_mask
+from interp.analyzers.locate_neurons.scores import ROUNDING, MethodOptions, position_mask
 from interp.capture import group_by_prompt, make_batch
 from interp.engines import Batch, BatchPart, Direction, Edit
 from interp.interventions.edits import Blend, Replace
@@ -26,7 +26,6 @@ from interp.models.units import Unit
 from interp.sites import Site
 from interp.study import Study
 
-EPSILON = float(np.finfo(np.float32).eps)
 Values = dict[Site, Tensor]
 PathKind = Literal["live", "fixed", "none"]
 
@@ -69,7 +68,7 @@ class Sums:
         score, size = (
             self.unit.gather(self.anatomy, part * scale) for part in (self.score, self.magnitude)
         )
-        return to_host(score), 8 * EPSILON * to_host(size)
+        return to_host(score), ROUNDING * to_host(size)
 
 
 def bytes_per_token(model: Model, unit: Unit) -> int:
@@ -80,7 +79,7 @@ def bytes_per_token(model: Model, unit: Unit) -> int:
 class Path:
     """The path between two models' contributions, and sums of attributions at some of its nodes.
 
-    ``endpoints``: by name, the metric of every prompt with the base, the start of the path and the
+    ``sums``: by rule. ``endpoints``: by name, the metric of every prompt with the base, the start of the path and the
     fine-tuned model.
     """
 
@@ -106,9 +105,8 @@ class Path:
         self._from_outputs = kind == "fixed" or self._tuned.dtype == torch.float16
         self._has_weight_change = [self._weight_change(layer) is not None for layer in self._layers]
         self._encoded = study.decision_inputs("positive")
-        self.sums = [
-            (rule, Sums.empty(self._tuned, self._unit, len(self._encoded))) for rule in rules
-        ]
+        self._rules = rules
+        self.sums = [Sums.empty(self._tuned, self._unit, len(self._encoded)) for _ in rules]
         names = ("start", "end") if self._base is None else ("base", "start", "end")
         self.endpoints = {name: np.zeros(len(self._encoded)) for name in names}
         self._has_run = False
@@ -157,17 +155,17 @@ class Path:
             total = to_host(group_by_prompt(run.require_derivatives(), len(rows)).sum(1))
             rules = {
                 at: rule.weights[share]
-                for at, (rule, _) in enumerate(self.sums)
+                for at, rule in enumerate(self._rules)
                 if share in rule.weights
             }
             for rule_index, weight in rules.items():
-                self.sums[rule_index][1].total[rows] += weight * total
+                self.sums[rule_index].total[rows] += weight * total
             for layer in self._layers:
                 state.add_node(layer, run.parts, share, rules)
         if state is not None:
             state.finish()
         if not self._has_run:
-            for _, sums in self.sums:
+            for sums in self.sums:
                 sums.count += len(rows)
 
     def _endpoints(self, batch: Batch, aim: Objective, rows: list[int]) -> tuple[Values, Values]:
@@ -242,18 +240,15 @@ class _BatchState:
                 )
             else:  # the blend scales the gradient that reaches h by the share
                 unit_gradient = _selected_cells(part, part.gradients[site]) / share
-            terms, sizes = (
-                float64_sum((end - start) * unit_gradient),
-                float64_sum((end.abs() + start.abs()) * unit_gradient.abs()),
-            )
+            terms, sizes = _terms_and_sizes(start, end, unit_gradient)
             for rule_index, weight in rules.items():
-                path.sums[rule_index][1].add(layer, terms, sizes, weight)
+                path.sums[rule_index].add(layer, terms, sizes, weight)
 
     def finish(self) -> None:
         """Add each channel's attribution, with c - c_base written as (h - h_base) W + h_base (W -
         W_base), and its magnitude.
 
-            In this form it is exactly zero where nothing changed.
+        In this form it is exactly zero where nothing changed.
         """
         path = self._path
         for layer in path._layers:
@@ -265,7 +260,7 @@ class _BatchState:
             for key in keys:
                 _, index, rule_index = key
                 sums, gradient, start = (
-                    path.sums[rule_index][1],
+                    path.sums[rule_index],
                     self._gradients.pop(key),
                     self._start[site][index],
                 )
@@ -273,12 +268,18 @@ class _BatchState:
                     terms = float64_sum(start * (gradient @ weight_change.to(gradient)))
                     sums.add(layer, terms, torch.zeros_like(terms))
                 if write is not None:
-                    end, unit_gradient = self._end[site][index], gradient @ write.to(gradient)
-                    sums.add(
-                        layer,
-                        float64_sum((end - start) * unit_gradient),
-                        float64_sum((end.abs() + start.abs()) * unit_gradient.abs()),
-                    )
+                    end = self._end[site][index]
+                    sums.add(layer, *_terms_and_sizes(start, end, gradient @ write.to(gradient)))
+
+
+def _terms_and_sizes(
+    start: Float[Tensor, "K C"], end: Float[Tensor, "K C"], gradient: Float[Tensor, "K C"]
+) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+    """Sums over the cells of (end - start) times the gradient, and of the magnitudes of the terms."""
+    return (
+        float64_sum((end - start) * gradient),
+        float64_sum((end.abs() + start.abs()) * gradient.abs()),
+    )
 
 
 def _split_parts(parts: Sequence[BatchPart], value: Float[Tensor, "B T W"]) -> list[Tensor]:

@@ -27,15 +27,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, position_mask
+from interp.analyzers.locate_neurons.scores import (
+    MethodOptions,
+    Scores,
+    mlp_branches,
+    position_mask,
+)
 from interp.capture import capture
 from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.maths.statistics import roc_auc
+from interp.rows import LayerRow, columns_of, key, measure, rows_table
 from interp.sites import Site
 from interp.study import GROUPS, Study
-from interp.table import table
 
 Z_THRESHOLD = 3.0
 FITS = ("optimum", "published")
@@ -46,14 +51,19 @@ Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 Fit = Callable[[np.ndarray, np.ndarray, Folds], tuple[np.ndarray, float | None]]
 
 
+class ProbeRow(LayerRow):
+    """A probe of one branch of one MLP."""
+
+    branch: str = key("gate or up output of the MLP")
+    auc: float = measure("area under the ROC of the probe, held out by clusters")
+    n_beyond: int = measure(f"neurons with z above {Z_THRESHOLD:g}")
+    n_below: int = measure(f"neurons with z below -{Z_THRESHOLD:g}")
+
+
 def probe(study: Study, options: MethodOptions) -> Scores:
     """The larger of the two branches' z-scored probe weights; needs no base."""
     anatomy = study.pair.tuned.anatomy
-    branches = (
-        {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
-        if anatomy.gated
-        else {"up": "mlp.hook_pre"}
-    )
+    branches = mlp_branches(anatomy)
     labels = np.repeat([1, 0], [len(study.encoded(group)) for group in GROUPS])
     folds = _folds(study, labels)
     fit: Fit = (
@@ -94,6 +104,7 @@ def probe(study: Study, options: MethodOptions) -> Scores:
         np.take_along_axis(evidence, z.argmax(0)[None], 0)[0],
         "probe weight times the spread of what it reads",
     )
+    by_column = dict(zip(columns_of(ProbeRow), zip(*rows, strict=True), strict=True))
     best = max((row[2] for row in rows if row[2] == row[2]), default=None)
     return Scores(
         score,
@@ -101,7 +112,7 @@ def probe(study: Study, options: MethodOptions) -> Scores:
         "largest z-scored probe weight of the neuron's branches",
         measures,
         eligible=score > Z_THRESHOLD,
-        tables={"probes": _table(rows)},
+        tables={"probes": rows_table(ProbeRow, "probes", by_column)},
         summary={
             "probe_fit": options.probe_fit,
             "n_beyond": int((score > Z_THRESHOLD).sum()),
@@ -243,21 +254,3 @@ def _folds(study: Study, labels: np.ndarray) -> Folds:
     folds = list(split.split(labels, labels, groups))
     has_both_classes = all(len(set(labels[part])) == 2 for fold in folds for part in fold)
     return folds if has_both_classes else []
-
-
-def _table(rows: list[tuple]):
-    layer, branch, auc, beyond, below = zip(*rows, strict=True)
-    return table(
-        "probes",
-        {
-            "layer": (np.array(layer), "key", "block"),
-            "branch": (np.array(branch, object), "key", "gate or up output of the MLP"),
-            "auc": (
-                np.array(auc),
-                "measure",
-                "area under the ROC of the probe, held out by clusters",
-            ),
-            "n_beyond": (np.array(beyond), "measure", f"neurons with z above {Z_THRESHOLD:g}"),
-            "n_below": (np.array(below), "measure", f"neurons with z below -{Z_THRESHOLD:g}"),
-        },
-    )

@@ -17,13 +17,20 @@ Unsigned: the norm does not give the direction of a neuron's effect.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, position_mask
+from interp.analyzers.locate_neurons.scores import (
+    ROUNDING,
+    MethodOptions,
+    Scores,
+    mlp_branches,
+    position_mask,
+)
 from interp.capture import group_by_prompt, make_batch
 from interp.engines import Run
 from interp.maths.host import to_host
@@ -33,20 +40,14 @@ from interp.prompts import Encoded
 from interp.sites import Site, contribution, neurons
 from interp.study import Study
 
-_EPSILON = float(np.finfo(np.float32).eps)
-
 
 def gradient(study: Study, options: MethodOptions) -> Scores:
     """Mean norm of the gradient of the metric by a neuron's own weights; needs no base."""
-
-    def loss(rows: Sequence[int]) -> Objective:
-        return study.objective("positive", rows)
-
     return _row_gradients(
         study,
         study.decision_inputs("positive"),
         options.positions,
-        loss,
+        partial(study.objective, "positive"),
         study.require_metric().labels.number,
     )
 
@@ -83,11 +84,7 @@ def _row_gradients(
 ) -> Scores:
     model = study.pair.tuned
     anatomy = model.anatomy
-    branches = (
-        {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
-        if anatomy.gated
-        else {"up": "mlp.hook_pre"}
-    )
+    branches = mlp_branches(anatomy)
     layers = range(anatomy.n_layers)
     reads = [site for layer in layers for site in (Site(layer, "mlp.hook_in"), neurons(layer))]
     gradient_sites = [
@@ -127,7 +124,7 @@ def _row_gradients(
     }
     return Scores(
         total,
-        np.full_like(total, 8 * _EPSILON * total.max(initial=0.0)),
+        np.full_like(total, ROUNDING * total.max(initial=0.0)),
         f"mean norm of the gradient of the {loss_name} by the neuron's own weights",
         measures,
         summary={"loss": loss_name, "mean_loss": float(losses.mean())},

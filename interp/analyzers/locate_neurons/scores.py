@@ -8,11 +8,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import OptionError
+from interp.models.anatomy import Anatomy
 from interp.models.units import NEURON, Unit
 from interp.prompts import ROLES
 from interp.table import JSON, Table
 
 POSITIONS = ("prompt", "content", "decision", "last", "completion")
+ROUNDING = 8 * float(np.finfo(np.float32).eps)
+"""Rounding error to expect of a score, relative to the magnitude of what is summed."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,13 @@ class Scores:
     eligible: np.ndarray | None = None
     tables: Mapping[str, Table] = field(default_factory=dict)
     summary: Mapping[str, JSON] = field(default_factory=dict)
+
+
+def mlp_branches(anatomy: Anatomy) -> dict[str, str]:
+    """The branches of an MLP that neurons read by, and the hook of the output of each."""
+    if anatomy.gated:
+        return {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
+    return {"up": "mlp.hook_pre"}
 
 
 def position_mask(roles: Int[Tensor, "B T"], positions: str) -> Bool[Tensor, "B T"]:

@@ -11,10 +11,10 @@ the selection split and must be verified on the held-out split.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from interp.errors import OptionError
 from interp.experiments.conditions import PatchSource
 from interp.experiments.dose import bisect_dose, dose_effect, dose_grid
 from interp.experiments.outcomes import Outcomes
@@ -54,10 +54,7 @@ def smallest_set(
     if not rows or not ranking:
         return empty
     outcomes = Outcomes(study, PatchSource.from_study(study, unit), "necessity", rows)
-
-    def measure(chosen: Sequence[tuple[int, int]]) -> dict[str, float]:
-        return dose_effect(outcomes, chosen)
-
+    measure = partial(dose_effect, outcomes)
     effects: dict[int, Mapping[str, float]] = {}
     for k in study.progress(dose_grid(len(ranking)), "smallest set"):
         effects[k] = measure(ranking[:k])
@@ -86,11 +83,3 @@ def prune(units: Set, effect: Callable[[Set], float], reach: float) -> Set:
         # at single units again whenever one was removed: without it another may be removable
         size = size // 2 if size > 1 else int(has_removed)
     return units
-
-
-def require(top_is_search: bool, has_base: bool) -> None:
-    """Raise OptionError for a search without a base to return to."""
-    if top_is_search and not has_base:
-        raise OptionError(
-            "--top smallest needs a base model to return to; add --base MODEL, or give a count"
-        )

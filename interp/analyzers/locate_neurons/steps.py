@@ -69,8 +69,7 @@ def agreement(
     coarse_set, fine_set = select(*coarse, top), select(*fine, top)
     union = int((coarse_set | fine_set).sum())
     jaccard = int((coarse_set & fine_set).sum()) / union if union else 1.0
-    if (
-        np.ptp(coarse_scores) == 0 or np.ptp(fine_scores) == 0
-    ):  # ranks of a constant have no correlation
+    # ranks of a constant have no correlation
+    if np.ptp(coarse_scores) == 0 or np.ptp(fine_scores) == 0:
         return Agreement(jaccard, float(np.array_equal(coarse_scores, fine_scores)))
     return Agreement(jaccard, spearman(coarse_scores.ravel(), fine_scores.ravel()))

@@ -14,10 +14,25 @@ from interp.maths.host import to_host
 from interp.maths.moments import TopK
 from interp.models.units import NEURON, Unit
 from interp.prompts import Encoded
+from interp.rows import UnitRow, columns_of, key, measure, rows_table, text
 from interp.study import GROUPS, Study
-from interp.table import Table, table
+from interp.table import Table
 
 _CONTEXT = 12
+
+
+class TokenRow(UnitRow):
+    """A token on which a located unit is among its most active."""
+
+    rank: int = key("rank among the located units")
+    order: int = key("0 is the token with the largest activation by magnitude")
+    prompt_id: int = key("position in the prompt file, from 0")
+    group: str = key("class of the prompt")
+    position: int = key("token position in the prompt, from 0")
+    token: str = text("the token")
+    before: str = text("text before it")
+    after: str = text("text after it")
+    value: float = measure("activation in the fine-tuned model")
 
 
 def active_tokens(
@@ -39,24 +54,20 @@ def active_tokens(
         for layer in layers
         for sign in (1, -1)
     }
-    width = study.pair.tuned.context_length
-    prefix_lengths = _shared_prefix_lengths(
-        [study.encoded(group) for group in GROUPS] if located else []
-    )
-    for side, group in enumerate(GROUPS if located else ()):
+    width, groups = model.context_length, GROUPS if located else ()
+    prefix_lengths = _shared_prefix_lengths([study.encoded(group) for group in groups])
+    for side, group in enumerate(groups):
         encoded = study.encoded(group)
         rows = study.progress(study.groups(group, model), f"tokens, {group}")
         for captured in capture(
             study.engine, {"tuned": model}, encoded, rows, sites, pad_id=study.pad_id
         ):
             real = captured.roles >= 0
-            is_new = real & (
-                real.cumsum(1)
-                > torch.tensor(prefix_lengths[side])[captured.rows].to(real.device)[:, None]
-            )
+            position = real.cumsum(1) - 1
+            shared = torch.tensor(prefix_lengths[side])[captured.rows].to(real.device)[:, None]
+            is_new = real & (position >= shared)
             # class, prompt and position encoded as one number, so that memory does not grow with
             # prompts
-            position = real.cumsum(1) - 1
             cells = (
                 len(GROUPS) * captured.rows.to(model.device)[:, None] + side
             ) * width + position
@@ -95,7 +106,7 @@ def _largest(high: TopK, low: TopK, slot: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _table(study: Study, located, unit: Unit, index, tails, width: int) -> Table:
-    rows = []
+    rows, decode = [], study.pair.tokenizer.decode
     for number, (layer, neuron) in enumerate(located):
         slot = to_host(index[layer]).tolist().index(neuron)
         values, cells = _largest(tails[layer, 1], tails[layer, -1], slot)
@@ -103,7 +114,6 @@ def _table(study: Study, located, unit: Unit, index, tails, width: int) -> Table
             (row, side), position = divmod(int(cell) // width, len(GROUPS)), int(cell) % width
             group = GROUPS[side]
             ids = study.encoded(group)[row].ids
-            decode = study.pair.tokenizer.decode
             rows.append(
                 (
                     layer,
@@ -119,29 +129,7 @@ def _table(study: Study, located, unit: Unit, index, tails, width: int) -> Table
                     float(value),
                 )
             )
-    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in range(11)]
-    integer, text = np.int64, object
-    return table(
-        "neuron-tokens",
-        {
-            "layer": (np.array(columns[0], integer), "key", "block"),
-            unit.name: (np.array(columns[1], integer), "key", f"one of the block's {unit.plural}"),
-            "rank": (np.array(columns[2], integer), "key", "rank among the located units"),
-            "order": (
-                np.array(columns[3], integer),
-                "key",
-                "0 is the token with the largest activation by magnitude",
-            ),
-            "prompt_id": (np.array(columns[4], integer), "key", "position in the prompt file"),
-            "group": (np.array(columns[5], text), "key", "class of the prompt"),
-            "position": (np.array(columns[6], integer), "key", "token position in the prompt"),
-            "token": (np.array(columns[7], text), "text", "the token"),
-            "before": (np.array(columns[8], text), "text", "text before it"),
-            "after": (np.array(columns[9], text), "text", "text after it"),
-            "value": (
-                np.array(columns[10], np.float64),
-                "measure",
-                "activation in the fine-tuned model",
-            ),
-        },
-    )
+    data = {name: [row[at] for row in rows] for at, name in enumerate(columns_of(TokenRow))}
+    # the type of an empty key cannot be inferred
+    groups = {"group": np.array(data["group"], object)}
+    return rows_table(TokenRow, "neuron-tokens", data | groups, rename={"unit": unit.name})

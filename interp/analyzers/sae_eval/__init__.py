@@ -8,13 +8,13 @@ its L0.
    or the mean at the site.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from interp.analyzers.base import Analyzer
+from interp.analyzers.framework import Analyzer, Known, Result, option
 from interp.analyzers.sae_eval.compute import (
     DEVIATION,
     DICTIONARY,
@@ -36,11 +36,10 @@ from interp.analyzers.sae_eval.tables import (
     recovered_table,
     splice_table,
 )
-from interp.claims import conclude
 from interp.errors import OptionError, required
 from interp.sae import Dictionary
 from interp.sae.analysis.baselines import Covariance
-from interp.sae.analysis.input_output import TUNED, InputOutput
+from interp.sae.analysis.input_output import MODEL_ROLES, TUNED, InputOutput
 from interp.sae.analysis.scores import Scores, conversations_table, density_table, scores_table
 from interp.sae.analysis.token_groups import (
     SPECIAL_CODES,
@@ -52,7 +51,6 @@ from interp.sae.analysis.token_groups import (
 )
 from interp.sae.training.activation_source import MAX_CONTEXT
 from interp.study import Study
-from interp.table import Table
 
 
 @dataclass(frozen=True)
@@ -81,30 +79,40 @@ class SaeEval(Analyzer):
     name: ClassVar[str] = "sae-eval"
     version: ClassVar[int] = 3
 
-    dictionary: Dictionary = field(compare=False)
-    site: str = ""
-    content_only: bool = False
-    target: str = ""
-    model_role: str = TUNED
+    dictionary: Dictionary = option(help="The dictionary.", compare=False)
+    site: str = option("", "Site that the dictionary reads, as blocks.3.hook_resid_post.")
+    content_only: bool = option(False, "Ignore special tokens and those of the template.")
+    target: str = option("", "Target site of a transcoder.")
+    model_role: str = option(
+        TUNED, "Model that the dictionary reads: tuned, both, difference.", choices=MODEL_ROLES
+    )
 
-    def require(self, has_base: bool) -> InputOutput:
-        """Inputs and outputs of the dictionary; raises OptionError if it cannot be evaluated.
-        ``has_base``: whether there is a base.
+    def check(self, known: Known) -> None:
+        """Raise OptionError for a dictionary that cannot be evaluated with these options, or
+        without a base.
         """
+        self._inputs_outputs(known.has_base is not False)
+
+    def require(self, study: Study) -> None:
+        """Raise OptionError or UnsupportedModel for a study without the base or the sites."""
+        super().require(study)
+        inputs_outputs = self._inputs_outputs()
+        for role in inputs_outputs.roles:
+            for site in inputs_outputs.sites:
+                study.pair[role].at(site)
+
+    def _inputs_outputs(self, has_base: bool = True) -> InputOutput:
         return InputOutput.from_config(
             self.dictionary.config, self.site, self.target, self.model_role, has_base
         )
 
-    def __call__(self, study: Study) -> Table:
-        """Run both passes; return scores and claims."""
-        inputs_outputs, pair = self.require(study.pair.base is not None), study.pair
-        for role in inputs_outputs.roles:
-            for site in inputs_outputs.sites:
-                pair[role].at(site)
-        prompts, has_conversations = _encode_prompts(study, inputs_outputs)
+    def run(self, study: Study) -> Result:
+        """Run both passes over the prompts."""
+        inputs_outputs, device = self._inputs_outputs(), study.pair.tuned.device
+        has_conversations = any(prompt.messages for prompt in study.prompts("positive"))
+        prompts = _encode_prompts(study, inputs_outputs, has_conversations)
         parts = {} if self.content_only else token_groups(prompts.encoded, has_conversations)
-        dictionary = self.dictionary.to(pair.tuned.device)
-        config = dictionary.config
+        dictionary, config = self.dictionary.to(device), self.dictionary.config
         passes = EvaluationPasses(
             study,
             inputs_outputs,
@@ -114,13 +122,11 @@ class SaeEval(Analyzer):
         )
 
         def empty(latents: int) -> Scores:
-            return Scores(config.outputs, latents, parts, pair.tuned.device, inputs_outputs.views)
+            return Scores(config.outputs, latents, parts, device, inputs_outputs.views)
 
         dictionary_scores = empty(config.width)
         is_transcoder = inputs_outputs.site != inputs_outputs.target
-        covariance = Covariance.empty(
-            config.outputs + is_transcoder * config.inputs, pair.tuned.device
-        )
+        covariance = Covariance.empty(config.outputs + is_transcoder * config.inputs, device)
         for batch in passes.read_rows():
             dictionary_scores.update(
                 batch.y,
@@ -135,30 +141,23 @@ class SaeEval(Analyzer):
                 " prompts"
             )
         k = max(1, int(np.ceil(dictionary_scores.summary()["l0"] - 1e-9)))
+        dtype = dictionary.W_dec.dtype
         reconstructors: dict[str, Reconstructor] = {DICTIONARY: dictionary} | fit_baselines(
-            covariance, config, is_transcoder, k, study.seed, dictionary.W_dec.dtype
+            covariance, config, is_transcoder, k, study.seed, dtype
         )
         scores = {DICTIONARY: dictionary_scores} | {
             name: empty(reconstructors[name].config.width) for name in (PCA, RANDOM)
         }
-        difference_dictionary = (
-            difference_components(covariance, k, dictionary.W_dec.dtype)
-            if inputs_outputs.views
-            else None
-        )
         sums = passes.splice_all(
-            reconstructors, scores, dictionary_scores.mean, difference_dictionary
-        )
-        return self._table(
-            study,
-            inputs_outputs,
+            reconstructors,
             scores,
-            sums,
-            required(reconstructors[PCA].config.k, "a number of codes"),
-            prompts,
+            dictionary_scores.mean,
+            difference_components(covariance, k, dtype) if inputs_outputs.views else None,
         )
+        k = required(reconstructors[PCA].config.k, "a number of codes")
+        return self._result(study, inputs_outputs, scores, sums, k, prompts)
 
-    def _table(
+    def _result(
         self,
         study: Study,
         inputs_outputs: InputOutput,
@@ -166,18 +165,14 @@ class SaeEval(Analyzer):
         sums: EvaluationSums,
         k: int,
         encoded: EncodedPrompts,
-    ) -> Table:
+    ) -> Result:
         prompts = study.prompts("positive")
-        ids, clusters = (
-            np.array([prompt.id for prompt in prompts]),
-            np.array(prompts.clusters, dtype=object),
-        )
-        recovered, wording = (
-            recovered_shares(sums),
-            wording_for(inputs_outputs, self.dictionary.config),
-        )
-        claims, dictionary_summary = claims_of(sums, k, wording), scores[DICTIONARY].summary()
-        limitation_sentences = limitations(recovered, sums, encoded.limits(), wording)
+        ids = np.array([prompt.id for prompt in prompts])
+        clusters = np.array(prompts.clusters, dtype=object)
+        recovered = recovered_shares(sums)
+        wording = wording_for(inputs_outputs, self.dictionary.config)
+        claims = claims_of(sums, k, wording)
+        limits = limitations(recovered, sums, encoded.limits(), wording)
         views = {
             f"{name}{part}_explained_variance": scores[which].summary(part)["explained_variance"]
             for which, name in ((DICTIONARY, ""), (PCA, "pca_"))
@@ -187,19 +182,22 @@ class SaeEval(Analyzer):
             views["pca_alone_difference_explained_variance"] = (
                 1 - sums.differences[PCA_DIFFERENCE].sum() / total_deviation
             )
-        target_entry = (
-            {}
-            if inputs_outputs.site == inputs_outputs.target
-            else {"target": str(inputs_outputs.target)}
-        )
-        run = scores_table(
-            scores,
-            provenance=study.provenance(self),
-            summary={
+        is_transcoder = inputs_outputs.site != inputs_outputs.target
+        return Result(
+            scores_table(scores),
+            {
+                "prompts": prompts_table(sums, ids, clusters),
+                "conversations": conversations_table(scores, ids),
+                "splice": splice_table(sums, ids, clusters),
+                "recovered": recovered_table(recovered),
+                "density": density_table(scores),
+            },
+            claims,
+            {
                 "site": self.site,
-                **target_entry,
+                **({"target": str(inputs_outputs.target)} if is_transcoder else {}),
                 **({} if self.model_role == TUNED else {"of": self.model_role}),
-                **dictionary_summary,
+                **scores[DICTIONARY].summary(),
                 "parts": part_errors(scores[DICTIONARY]),
                 **{
                     f"{name}_explained_variance": scores[name].summary()["explained_variance"]
@@ -212,32 +210,22 @@ class SaeEval(Analyzer):
                     for (role, name, what, over), share in recovered.items()
                     if name == DICTIONARY
                 },
-                "limits": limitation_sentences,
             },
-            tables={
-                "prompts": prompts_table(sums, ids, clusters),
-                "conversations": conversations_table(scores, ids),
-                "splice": splice_table(sums, ids, clusters, inputs_outputs),
-                "recovered": recovered_table(recovered, inputs_outputs),
-                "density": density_table(scores),
-            },
+            limits,
+            lead="" if claims else limits[0],
         )
-        return conclude(run, claims, lead="" if claims else limitation_sentences[0])
 
 
-def _encode_prompts(study: Study, inputs_outputs: InputOutput) -> tuple[EncodedPrompts, bool]:
-    """The prompts with role codes, and whether there are conversations among them."""
+def _encode_prompts(
+    study: Study, inputs_outputs: InputOutput, has_conversations: bool
+) -> EncodedPrompts:
+    """The prompts with role codes; conversations entire."""
     prompts, tokenizer = study.prompts("positive"), study.pair.tokenizer
-    has_conversations = any(prompt.messages for prompt in prompts)
     if not has_conversations:
-        return (
-            EncodedPrompts(
-                [with_token_codes(tokenizer, coded) for coded in study.encoded("positive")], 0, 0
-            ),
-            False,
-        )
+        encoded = [with_token_codes(tokenizer, coded) for coded in study.encoded("positive")]
+        return EncodedPrompts(encoded, 0, 0)
     context = min(MAX_CONTEXT, *(study.pair[role].context_length for role in inputs_outputs.roles))
-    return encode_conversations(tokenizer, prompts, context, prompts.source), True
+    return encode_conversations(tokenizer, prompts, context, prompts.source)
 
 
 __all__ = ["SaeEval"]

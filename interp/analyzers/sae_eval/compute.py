@@ -5,6 +5,8 @@ place of the target.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -90,65 +92,54 @@ def difference_components(covariance: Covariance, k: int, dtype: torch.dtype) ->
     """Principal components with k codes of tuned minus base, from the covariance of both models
     concatenated.
     """
-    blocks, width = (
-        covariance.deviation.unflatten(0, (2, -1)).unflatten(2, (2, -1)),
-        len(covariance.mean) // 2,
-    )
+    blocks = covariance.deviation.unflatten(0, (2, -1)).unflatten(2, (2, -1))
+    base, tuned = covariance.mean.unflatten(0, (2, -1))
     deviation = blocks[1, :, 1] + blocks[0, :, 0] - blocks[0, :, 1] - blocks[1, :, 0]
-    return principal_components(
-        Covariance(covariance.count, covariance.mean[width:] - covariance.mean[:width], deviation),
-        k,
-        dtype,
-    )
+    return principal_components(Covariance(covariance.count, tuned - base, deviation), k, dtype)
 
 
+@dataclass
 class EvaluationPasses:
     """Passes over a study's encoded prompts; tokens with a role in ``excluded`` are ignored."""
 
-    def __init__(
-        self,
-        study: Study,
-        inputs_outputs: InputOutput,
-        config: DictionaryConfig,
-        encoded: Sequence[Encoded],
-        excluded: Sequence[int],
-    ) -> None:
-        self.study, self.inputs_outputs, self.config, self.encoded, self.excluded = (
-            study,
-            inputs_outputs,
-            config,
-            encoded,
-            excluded,
-        )
-        model = study.pair.tuned
+    study: Study
+    inputs_outputs: InputOutput
+    config: DictionaryConfig
+    encoded: Sequence[Encoded]
+    excluded: Sequence[int]
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """Numbers of prompts that are read together."""
         # logits of the clean pass are kept until all other passes are done
         bytes_per_token = (
-            8 * model.anatomy.vocabulary * len(inputs_outputs.spliced_roles) + 8 * config.inputs
+            8 * self.study.pair.tuned.anatomy.vocabulary * len(self.inputs_outputs.spliced_roles)
+            + 8 * self.config.inputs
         )
-        bytes_per_token += 8 * config.outputs if inputs_outputs.site != inputs_outputs.target else 0
-        self.groups = study.batches(encoded, model, bytes_per_token)
+        if self.inputs_outputs.site != self.inputs_outputs.target:
+            bytes_per_token += 8 * self.config.outputs
+        return self.study.batches(self.encoded, self.study.pair.tuned, bytes_per_token)
 
     def read_rows(self) -> Iterator[TokenRows]:
         """All rows, batch by batch; raises OptionError if the dictionary and the sites differ in
         width.
         """
-        study, inputs_outputs = self.study, self.inputs_outputs
-        models = {role: study.pair[role] for role in inputs_outputs.roles}
-        groups = study.progress(self.groups, "reading")
+        study, inputs_outputs, config = self.study, self.inputs_outputs, self.config
         for captured in capture(
-            study.engine, models, self.encoded, groups, inputs_outputs.sites, pad_id=study.pad_id
+            study.engine,
+            {role: study.pair[role] for role in inputs_outputs.roles},
+            self.encoded,
+            study.progress(self.groups, "reading"),
+            inputs_outputs.sites,
+            pad_id=study.pad_id,
         ):
             counted = counted_positions(captured.batch, captured.roles, self.excluded)
-            widths = {site: captured.values[TUNED, site].shape[-1] for site in inputs_outputs.sites}
-            config = self.config
             for site, width in (
                 (inputs_outputs.site, config.d_in),
                 (inputs_outputs.target, config.outputs // config.models),
             ):
-                if widths[site] != width:
-                    raise OptionError(
-                        f"the dictionary has width {width} and {site} has {widths[site]}"
-                    )
+                if (found := captured.values[TUNED, site].shape[-1]) != width:
+                    raise OptionError(f"the dictionary has width {width} and {site} has {found}")
             owners = captured.rows.to(counted.device)[:, None].expand_as(counted)[counted]
             yield TokenRows(
                 *inputs_outputs.rows(captured.values, counted), captured.roles[counted], owners
@@ -224,28 +215,21 @@ class EvaluationPasses:
                 self._add(sums, name, rows, owner, y - outputs[name])
             self._add(sums, DEVIATION, rows, owner, y.double() - mean)
             if difference_dictionary is not None:
-                target_difference = difference(y)
-                error = (
-                    target_difference
-                    - self.reconstruct(difference_dictionary, target_difference)[0]
-                )
-                sums.differences[PCA_DIFFERENCE][rows] = _sum_by_prompt(
-                    owner, error.double().square().sum(1), len(rows)
-                )
+                target = difference(y)
+                error = target - self.reconstruct(difference_dictionary, target)[0]
+                sums.differences[PCA_DIFFERENCE][rows] = _squared_by_prompt(owner, error, len(rows))
             outputs |= {ZERO: torch.zeros_like(y), MEAN: mean.to(y).expand_as(y)}
             for role in inputs_outputs.spliced_roles:
-                mask = counted.to(batches[role][0].ids.device)
-                functions = {
-                    name: _constant(inputs_outputs.replacement(role, each, values, counted))
-                    for name, each in outputs.items()
-                }
                 costs = splice(
                     study.engine,
                     study.pair[role],
                     batches[role][0],
                     inputs_outputs.target,
-                    functions,
-                    mask,
+                    {
+                        name: _constant(inputs_outputs.replacement(role, each, values, counted))
+                        for name, each in outputs.items()
+                    },
+                    counted.to(batches[role][0].ids.device),
                     clean[role],
                 )
                 sums.counts[:, rows] = to_host(torch.stack([costs.predicted, costs.positions]))
@@ -256,33 +240,16 @@ class EvaluationPasses:
     def _add(
         self, sums: EvaluationSums, name: str, rows: Sequence[int], owner: Tensor, error: Tensor
     ) -> None:
-        sums.prompts[name][rows] = _sum_by_prompt(owner, error.double().square().sum(1), len(rows))
+        sums.prompts[name][rows] = _squared_by_prompt(owner, error, len(rows))
         if sums.differences:
-            sums.differences[name][rows] = _sum_by_prompt(
-                owner, difference(error).double().square().sum(1), len(rows)
-            )
+            sums.differences[name][rows] = _squared_by_prompt(owner, difference(error), len(rows))
 
 
 def _constant(rows: Tensor) -> Replacement:
     return lambda there: rows.to(there)
 
 
-def _sum_by_prompt(owner: Tensor, values: Tensor, count: int) -> np.ndarray:
-    return to_host(
-        torch.zeros(count, dtype=torch.float64, device=values.device).index_add_(0, owner, values)
-    )
-
-
-__all__ = [
-    "DEVIATION",
-    "DICTIONARY",
-    "PCA",
-    "PCA_DIFFERENCE",
-    "RANDOM",
-    "EvaluationPasses",
-    "EvaluationSums",
-    "Reconstructor",
-    "TokenRows",
-    "difference_components",
-    "fit_baselines",
-]
+def _squared_by_prompt(owner: Tensor, error: Tensor, count: int) -> np.ndarray:
+    """Squared errors of each prompt, summed over its tokens and the width."""
+    sums = torch.zeros(count, dtype=torch.float64, device=error.device)
+    return to_host(sums.index_add_(0, owner, error.double().square().sum(1)))

@@ -46,10 +46,8 @@ def wording_for(inputs_outputs: InputOutput, config: DictionaryConfig) -> Wordin
         wording = wording._replace(
             variance="both models' variance",
             limits=(
-                (
-                    "A crosscoder's codes depend on both models: its half spliced into one model"
-                    " contains information from the other model on the same tokens."
-                ),
+                "A crosscoder's codes depend on both models: its half spliced into one model"
+                " contains information from the other model on the same tokens.",
             ),
         )
     elif inputs_outputs.model_role == DIFFERENCE:
@@ -58,24 +56,19 @@ def wording_for(inputs_outputs: InputOutput, config: DictionaryConfig) -> Wordin
             mean="the base's value and the mean difference",
             zero="the base's value",
             limits=(
-                (
-                    "The splice contains the base's activation plus the reconstruction: the"
-                    " recovered share refers to the difference, and mean and zero ablation use"
-                    " the mean difference and no difference."
-                ),
+                "The splice contains the base's activation plus the reconstruction: the recovered"
+                " share refers to the difference, and mean and zero ablation use the mean"
+                " difference and no difference.",
             ),
         )
     if inputs_outputs.site == inputs_outputs.target:
         return wording
-    full_prediction, of_prediction = (
-        "the target's least-squares prediction",
-        "of the target's least-squares prediction",
-    )
+    prediction = "the target's least-squares prediction"
     return wording._replace(
         variance=f"{wording.variance} of the target",
         fitted="The least-squares prediction, its principal components",
-        pca=full_prediction if config.skip else f"principal components {of_prediction}",
-        random=f"random rows by matching pursuit {of_prediction}",
+        pca=prediction if config.skip else f"principal components of {prediction}",
+        random=f"random rows by matching pursuit of {prediction}",
         limits=(
             *wording.limits,
             "Baselines of a transcoder read its input: their codes are of the least-squares"
@@ -110,7 +103,7 @@ def claims_of(sums: EvaluationSums, k: int, wording: Wording) -> list[Claim]:
     return claims
 
 
-def explained_share(prefix: str, which: str) -> Estimate:
+def _explained_share(prefix: str, which: str) -> Estimate:
     """Share of the variance that ``which`` explains, from squared errors in the table "prompts"."""
     deviation = f"{prefix}{DEVIATION}"
     return mean(
@@ -118,20 +111,14 @@ def explained_share(prefix: str, which: str) -> Estimate:
     )
 
 
-def recovered_estimate(column: str, which: str, where: Mapping[str, Any]) -> Estimate:
-    """Share of the cost of mean ablation that ``which`` avoids, from costs in the table
-    "splice".
-    """
-    return _cost_ratio(column, MEAN, which, where)
-
-
 def _cost_ratio(column: str, condition: str, reference: str, where: Mapping[str, Any]) -> Estimate:
     """Cost of ``condition`` minus that of ``reference``, divided by the cost of mean ablation
-    (minus the clean pass).
+    (minus the clean pass): with mean ablation as ``condition``, the share that ``reference``
+    recovers.
     """
     rows: dict[str, dict[str, Any]] = {
         name: {"where": {"condition": name, **where}}
-        for name in {condition, reference, MEAN, CLEAN}
+        for name in (condition, reference, MEAN, CLEAN)
     }
     return mean(
         column,
@@ -148,7 +135,7 @@ def _explains_more(part: str, name: str, k: int, wording: Wording) -> Claim:
     prefix = "" if part == ALL else "difference_"
     baseline = wording.random if name == RANDOM else wording.pca
     gap = "{value:+.3f} [{low:+.3f}, {high:+.3f}]"
-    also = {"own": explained_share(prefix, DICTIONARY)}
+    also = {"own": _explained_share(prefix, DICTIONARY)}
     if part == ALL:
         also |= {
             label: statistic("mean", "l0", where={"dictionary": which, "part": part})
@@ -160,7 +147,7 @@ def _explains_more(part: str, name: str, k: int, wording: Wording) -> Claim:
             f" {gap}."
         )
     else:
-        also["alone"] = explained_share(prefix, PCA_DIFFERENCE)
+        also["alone"] = _explained_share(prefix, PCA_DIFFERENCE)
         text = (
             "The difference of its halves explains {own:.3f} of the variance of tuned minus"
             f" base, that of the halves of {baseline} {{control:.3f}}: a difference of {gap}."
@@ -175,7 +162,7 @@ def _explains_more(part: str, name: str, k: int, wording: Wording) -> Claim:
             over={"column": f"{prefix}{DEVIATION}"},
         ),
         at_least=0.0,
-        reference=explained_share(prefix, name),
+        reference=_explained_share(prefix, name),
         control=f"{baseline}, {k} codes",
         text=text,
         also=also,
@@ -192,7 +179,7 @@ def _recovers_more(column: str, where: Mapping[str, Any], k: int, wording: Wordi
         name=f"recovers-more-{cost}-than-pca",
         estimate=_cost_ratio(column, PCA, DICTIONARY, where),
         at_least=0.0,
-        reference=recovered_estimate(column, PCA, where),
+        reference=_cost_ratio(column, MEAN, PCA, where),
         control=f"{wording.pca}, {k} codes",
         text=(
             f"Spliced in, it recovers {{own:.3f}} of the {cost} that {wording.mean} in its place"
@@ -203,5 +190,5 @@ def _recovers_more(column: str, where: Mapping[str, Any], k: int, wording: Wordi
             f"The {cost} that {wording.mean} in its place {verb} does not differ significantly"
             " from 0 on these prompts, so no share of it is given."
         ),
-        also={"own": recovered_estimate(column, DICTIONARY, where)},
+        also={"own": _cost_ratio(column, MEAN, DICTIONARY, where)},
     )

@@ -11,15 +11,15 @@ from interp.analyzers.sae_eval.compute import (
     DEVIATION,
     DICTIONARY,
     PCA,
-    PCA_DIFFERENCE,
     RANDOM,
     EvaluationSums,
 )
 from interp.analyzers.sae_eval.findings import Wording
-from interp.sae.analysis.input_output import BASE, DIFFERENCE, InputOutput
-from interp.sae.analysis.scores import ALL, Scores
+from interp.rows import PromptRow, key, measure, rows_table
+from interp.sae.analysis.input_output import BASE
+from interp.sae.analysis.scores import Scores
 from interp.sae.analysis.splice import CLEAN, MEAN, ZERO, recovered_share
-from interp.table import Table, table
+from interp.table import Table
 
 Shares = Mapping[tuple[str, str, str, str], float]
 """Recovered share by (model, dictionary, cost, ablation)."""
@@ -27,7 +27,7 @@ Shares = Mapping[tuple[str, str, str, str], float]
 
 def recovered_shares(sums: EvaluationSums) -> dict[tuple[str, str, str, str], float]:
     """Recovered share of each ablation's cost, over all prompts."""
-    total = {key: part.sum(1) for key, part in sums.costs.items()}
+    total = {condition: part.sum(1) for condition, part in sums.costs.items()}
     return {
         (role, name, what, over): recovered_share(
             total[role, name][i], total[role, CLEAN][i], total[role, over][i]
@@ -40,114 +40,116 @@ def recovered_shares(sums: EvaluationSums) -> dict[tuple[str, str, str, str], fl
     }
 
 
+class PromptErrorRow:
+    """A row per prompt; the columns ``difference_...`` are those of a crosscoder."""
+
+    prompt_id: int = PromptRow.prompt_id
+    cluster: str = PromptRow.cluster
+    predicted: int = measure("number of next tokens")
+    positions: int = measure("number of positions")
+    deviation: float = measure("summed squared distance from the mean of all tokens")
+    dictionary: float = measure("summed squared error of dictionary")
+    pca: float = measure("summed squared error of pca")
+    random: float = measure("summed squared error of random")
+    difference_deviation: float = measure(
+        "summed squared distance from the mean, of tuned minus base", optional=True
+    )
+    difference_dictionary: float = measure(
+        "summed squared error of dictionary, of tuned minus base", optional=True
+    )
+    difference_pca: float = measure(
+        "summed squared error of pca, of tuned minus base", optional=True
+    )
+    difference_random: float = measure(
+        "summed squared error of random, of tuned minus base", optional=True
+    )
+    difference_pca_alone: float = measure(
+        "summed squared error of components of tuned minus base alone, of tuned minus base",
+        optional=True,
+    )
+
+
+class SpliceRow:
+    """A row per model, condition and prompt; ``model`` is a column where there are two."""
+
+    condition: str = key("replacement of the site's activation")
+    prompt_id: int = PromptRow.prompt_id
+    cluster: str = PromptRow.cluster
+    loss: float = measure("summed loss of next tokens", "nats")
+    kl: float = measure("summed divergence from the clean model", "nats")
+    model: str = key("the model in which the site is replaced", optional=True)
+
+
+class RecoveredRow:
+    """A row per model, dictionary, cost and ablation; ``model`` is a column where there are two."""
+
+    dictionary: str = SpliceRow.condition
+    cost: str = key("ce: loss of next tokens; kl: divergence from the clean model")
+    ablation: str = key("the ablation: mean or zero at the site")
+    recovered: float = measure("share of the ablation's cost that is recovered")
+    model: str = SpliceRow.model
+
+
 def prompts_table(sums: EvaluationSums, ids: np.ndarray, clusters: np.ndarray) -> Table:
     """Table of kind ``sae-eval-prompts``: squared errors per prompt."""
-    error_columns = {
-        name: (part, "measure", f"summed squared error of {name}")
-        for name, part in sums.prompts.items()
-    }
-    error_columns[DEVIATION] = (
-        sums.prompts[DEVIATION],
-        "measure",
-        "summed squared distance from the mean of all tokens",
-    )
-    for name, part in sums.differences.items():
-        quantity = {
-            DEVIATION: "distance from the mean",
-            PCA_DIFFERENCE: "error of components of tuned minus base alone",
-        }.get(name, f"error of {name}")
-        error_columns[f"difference_{name}"] = (
-            part,
-            "measure",
-            f"summed squared {quantity}, of tuned minus base",
-        )
-    return table(
+    return rows_table(
+        PromptErrorRow,
         "sae-eval-prompts",
         {
-            "prompt_id": (ids, "key", "position in the file"),
-            "cluster": (clusters, "key", "cluster of prompts"),
-            "predicted": (sums.counts[0], "measure", "number of next tokens"),
-            "positions": (sums.counts[1], "measure", "number of positions"),
-            **error_columns,
+            "prompt_id": ids,
+            "cluster": clusters,
+            "predicted": sums.counts[0],
+            "positions": sums.counts[1],
+            **sums.prompts,
+            **{f"difference_{name}": part for name, part in sums.differences.items()},
         },
     )
 
 
-def splice_table(
-    sums: EvaluationSums, ids: np.ndarray, clusters: np.ndarray, inputs_outputs: InputOutput
-) -> Table:
+def splice_table(sums: EvaluationSums, ids: np.ndarray, clusters: np.ndarray) -> Table:
     """Table of kind ``sae-eval-splice``: costs per prompt, by what replaces the target."""
-    keys = list(sums.costs)
-    model = (
-        np.repeat(np.array([role for role, _ in keys], object), len(ids)),
-        "key",
-        "the model in which the site is replaced",
+    roles, conditions = (
+        np.repeat(np.array(names, object), len(ids)) for names in zip(*sums.costs, strict=True)
     )
-    return table(
+    loss, kl = np.concatenate(list(sums.costs.values()), 1)
+    return rows_table(
+        SpliceRow,
         "sae-eval-splice",
         {
-            "condition": (
-                np.repeat(np.array([name for _, name in keys], object), len(ids)),
-                "key",
-                "replacement of the site's activation",
-            ),
-            "prompt_id": (np.tile(ids, len(keys)), "key", "position in the file"),
-            "cluster": (np.tile(clusters, len(keys)), "key", "cluster of prompts"),
-            "loss": (
-                np.concatenate([sums.costs[key][0] for key in keys]),
-                "measure",
-                "summed loss of next tokens",
-                "nats",
-            ),
-            "kl": (
-                np.concatenate([sums.costs[key][1] for key in keys]),
-                "measure",
-                "summed divergence from the clean model",
-                "nats",
-            ),
-            **({"model": model} if len(inputs_outputs.spliced_roles) > 1 else {}),
+            "condition": conditions,
+            "prompt_id": np.tile(ids, len(sums.costs)),
+            "cluster": np.tile(clusters, len(sums.costs)),
+            "loss": loss,
+            "kl": kl,
+            **({"model": roles} if len(set(roles)) > 1 else {}),
         },
     )
 
 
-def recovered_table(shares: Shares, inputs_outputs: InputOutput) -> Table:
+def recovered_table(shares: Shares) -> Table:
     """Table of kind ``sae-eval-recovered``: shares of ablations' costs that are recovered."""
-    key_columns = [np.array([key[i] for key in shares], dtype=object) for i in range(4)]
-    return table(
+    roles, names, costs, ablations = zip(*shares, strict=True)
+    return rows_table(
+        RecoveredRow,
         "sae-eval-recovered",
         {
-            "dictionary": (key_columns[1], "key", "replacement of the site's activation"),
-            "cost": (
-                key_columns[2],
-                "key",
-                "ce: loss of next tokens; kl: divergence from the clean model",
-            ),
-            "ablation": (
-                key_columns[3],
-                "key",
-                "the ablation: mean or zero at the site",
-            ),
-            "recovered": (
-                np.array(list(shares.values())),
-                "measure",
-                "share of the ablation's cost that is recovered",
-            ),
-            **(
-                {"model": (key_columns[0], "key", "the model in which the site is replaced")}
-                if len(inputs_outputs.spliced_roles) > 1
-                else {}
-            ),
+            "dictionary": names,
+            "cost": costs,
+            "ablation": ablations,
+            "recovered": list(shares.values()),
+            **({"model": roles} if len(set(roles)) > 1 else {}),
         },
     )
 
 
 def part_errors(scores: Scores) -> dict[str, dict[str, Any]]:
     """Errors of every non-empty part, averaged per token and per conversation."""
-    parts = {part: scores.summary(part) for part in scores.names if scores.summary(part)["tokens"]}
+    rows = {part: scores.summary(part) for part in scores.names}
     names = ("tokens", "conversations", "mse", "conversation_mse", "fvu")
     return {
         part: {name: row[name] for name in names if np.isfinite(row[name])}
-        for part, row in parts.items()
+        for part, row in rows.items()
+        if row["tokens"]
     }
 
 
@@ -164,32 +166,20 @@ def limitations(
         for (role, name, what, ablation), share in shares.items()
         if name == DICTIONARY and not np.isfinite(share)
     ]
-    parts = {ALL: sums.prompts, DIFFERENCE: sums.differences}
-    without_variance = [
-        part for part, errors in parts.items() if errors and not errors[DEVIATION].sum() > 0
-    ]
-    sentences = {
-        ALL: (
-            "The target is the same on every token (are the models identical?), so its variance"
-            " is 0."
-        ),
-        DIFFERENCE: (
-            "Tuned minus base is the same on every token (are the models identical?), so its"
-            " variance is 0."
-        ),
-    }
+    targets = {"The target": sums.prompts, "Tuned minus base": sums.differences}
     return [
-        *(sentences[part] for part in without_variance),
+        *(
+            f"{target} is the same on every token (are the models identical?), so its variance is"
+            " 0."
+            for target, errors in targets.items()
+            if errors and not errors[DEVIATION].sum() > 0
+        ),
         *costless,
         *prompt_limits,
-        (
-            f"{wording.fitted} and the mean are fitted on the tokens on which they are scored,"
-            " which favours them."
-        ),
-        (
-            "Directions that reconstruct well need not be those that the model uses. The true"
-            " features are unknown here, and on synthetic data good reconstruction can hide"
-            " missed features."
-        ),
+        f"{wording.fitted} and the mean are fitted on the tokens on which they are scored,"
+        " which favours them.",
+        "Directions that reconstruct well need not be those that the model uses. The true"
+        " features are unknown here, and on synthetic data good reconstruction can hide"
+        " missed features.",
         *wording.limits,
     ]

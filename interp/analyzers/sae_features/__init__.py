@@ -9,38 +9,33 @@ each with its nulls.
    effects; contexts.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from interp.analyzers.base import Analyzer
-from interp.analyzers.sae_features.compute import (
-    BOTH,
-    DIFFERENCE,
-    MODEL_ROLES,
-    TUNED,
-    FeatureReader,
-)
+from interp.analyzers.framework import Analyzer, Known, Result, option
+from interp.analyzers.sae_features.compute import BOTH, DIFFERENCE, TUNED, FeatureReader
 from interp.analyzers.sae_features.contexts import contexts_table
-from interp.analyzers.sae_features.findings import (
-    claims_of,
+from interp.analyzers.sae_features.findings import claims_of, first_sentence
+from interp.analyzers.sae_features.logits import logit_effects
+from interp.analyzers.sae_features.tables import (
+    FeatureRow,
     firing_columns,
-    first_sentence,
     label_columns,
     labels_table,
     logit_columns,
 )
-from interp.analyzers.sae_features.logits import LogitEffects, logit_effects
-from interp.claims import conclude
 from interp.errors import OptionError
+from interp.rows import rows_table
 from interp.sae import Dictionary
 from interp.sae.analysis.firing_statistics import FiringStatistics
 from interp.sae.analysis.token_labels import MIN_ACTIVE, label_latents
 from interp.sae.analysis.unembedding import require_residual_site
+from interp.sae.core.edits import MODEL_ROLES, require_latents
 from interp.sites import Site
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
 
 ORDERS = {
     "density": "share of tokens on which it is active",
@@ -54,66 +49,49 @@ N_OTHERS = 99
 class SaeFeatures(Analyzer):
     """Describe some latents of a dictionary of ``site`` on the study's prompts.
 
-    ``model_role``: which model the rows are from: the tuned model, both models concatenated (a crosscoder)
-    or tuned minus base. ``latents``: which, in this order; if empty, the first ``top`` by ``by``
-    (see ``ORDERS``). ``target``: the site that a transcoder writes. ``logits``: whether to compute
-    logit effects. ``contexts``: number per activation level, with ``window`` tokens on each side.
-    ``examples``: at most this many active and quiet tokens score a label. ``draws`` of each null.
-    Returns a table of kind ``sae-features``, one row per latent, with ``contexts`` (rows per
-    token), ``labels``, ``logits``.
+    ``model_role``: which model the rows are from: the tuned model, both models concatenated (a
+    crosscoder) or tuned minus base. ``by``: see ``ORDERS``. Returns a table of kind
+    ``sae-features``, one row per latent, with ``contexts`` (rows per token), ``labels``,
+    ``logits``.
     """
 
     name: ClassVar[str] = "sae-features"
     version: ClassVar[int] = 3
 
-    dictionary: Dictionary = field(compare=False)
-    site: str = ""
-    target: str = ""
-    model_role: str = TUNED
-    latents: tuple[int, ...] = ()
-    top: int = 50
-    by: str = "density"
-    logits: bool = True
-    contexts: int = 5
-    window: int = 10
-    examples: int = 100
-    draws: int = 199
+    dictionary: Dictionary = option(help="The dictionary.", compare=False)
+    site: str = option("", "Site that the dictionary reads: blocks.3.hook_resid_post.")
+    target: str = option("", "Target site of a transcoder.")
+    model_role: str = option(TUNED, "Model it reads.", choices=MODEL_ROLES)
+    latents: tuple[int, ...] = option((), "Describe these latents.")
+    top: int = option(50, "Otherwise the first N ...", ge=1)
+    by: str = option(
+        "density", "... by density, max, or gain over the base.", choices=tuple(ORDERS)
+    )
+    logits: bool = option(True, "Whether to compute logit effects.")
+    contexts: int = option(5, "Contexts per level: top, middle, low.", ge=1)
+    window: int = option(10, "Tokens shown on each side.", ge=1)
+    examples: int = option(100, "Active and quiet tokens, at most, that score a label.", ge=1)
+    draws: int = option(199, "Of each null.", ge=1)
 
-    def require(self, has_base: bool) -> Site:
-        """The site; raises OptionError for options that do not fit. ``has_base``: whether there is
-        a base.
-        """
+    def check(self, known: Known) -> None:
+        """Raise OptionError for options that do not fit the dictionary or each other."""
         config, site = self.dictionary.config, Site.parse(self.site)
-        if self.model_role not in MODEL_ROLES:
-            raise OptionError(
-                f"unknown model role {self.model_role!r}; use {', '.join(MODEL_ROLES)}"
-            )
         if config.models > 2 or (config.models == 2) != (self.model_role == BOTH):
             raise OptionError(
                 f"a dictionary of {config.models} models cannot read {self.model_role!r}"
             )
-        if (self.model_role != TUNED or (self.by == "gain" and not self.latents)) and not has_base:
+        reads_base = self.model_role != TUNED or (self.by == "gain" and not self.latents)
+        if reads_base and known.has_base is False:
             needed_by = {BOTH: "a crosscoder", DIFFERENCE: "a dictionary of differences"}.get(
                 self.model_role, "--by gain"
             )
             raise OptionError(f"{needed_by} needs the base's activations too; add --base BASE")
-        if self.by not in ORDERS:
-            raise OptionError(f"unknown order {self.by!r}; use {', '.join(ORDERS)}")
         if self.by == "gain" and self.model_role != TUNED:
             raise OptionError(
-                f"a dictionary that reads {self.model_role!r} has the same density for both models; use"
-                " --by density or max"
+                f"a dictionary that reads {self.model_role!r} has the same density for both models;"
+                " use --by density or max"
             )
-        if out_of_range := [latent for latent in self.latents if not 0 <= latent < config.width]:
-            raise OptionError(
-                f"there is no latent {out_of_range[0]}; the dictionary has {config.width}, numbered"
-                " from 0"
-            )
-        if len(set(self.latents)) < len(self.latents):
-            raise OptionError("a latent is given twice; give each one once")
-        for name in ("top", "contexts", "window", "examples", "draws"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require_latents(self.dictionary, self.latents)
         if config.is_transcoder and not self.target and self.logits:
             raise OptionError(
                 "this transcoder's files do not name its target site; add --target SITE, or"
@@ -121,26 +99,26 @@ class SaeFeatures(Analyzer):
             )
         if self.logits:
             require_residual_site(Site.parse(self.target) if config.is_transcoder else site)
-        return site
 
-    def __call__(self, study: Study) -> Table:
-        """Run both passes; return labels, logit effects, contexts and claims."""
-        site = self.require(study.pair.base is not None)
-        study.pair.tuned.at(site)
-        reader = FeatureReader(study, self)
+    def run(self, study: Study) -> Result:
+        """Run both passes; return labels, logit effects and contexts."""
+        study.pair.tuned.at(Site.parse(self.site))
+        reader, decode = (
+            FeatureReader(study, self.dictionary, self.site, self.model_role),
+            study.pair.decode,
+        )
         texts = reader.texts(study.seed)
         statistics = reader.activity()
-        selected = self._selected(statistics)
-        generator = np.random.default_rng(study.seed)
-        candidates = np.setdiff1d(
-            np.flatnonzero(statistics[TUNED].counts >= 2 * MIN_ACTIVE), selected
-        )
+        selected, counts = self._selected(statistics), statistics[TUNED].counts
+        candidates = np.setdiff1d(np.flatnonzero(counts >= 2 * MIN_ACTIVE), selected)
         # as many others as the null needs, even if no selected latent has a label
-        others = generator.choice(
-            candidates, min(N_OTHERS, len(candidates)), replace=False
-        ).tolist()
+        others = (
+            np.random.default_rng(study.seed)
+            .choice(candidates, min(N_OTHERS, len(candidates)), replace=False)
+            .tolist()
+        )
         active = reader.active_tokens([*selected, *others])
-        latent_labels = label_latents(
+        labels = label_latents(
             active[TUNED],
             texts,
             selected,
@@ -149,21 +127,31 @@ class SaeFeatures(Analyzer):
             max_examples=self.examples,
             seed=study.seed,
         )
-        row_effects = (
+        effects = (
             logit_effects(study, self.dictionary, selected, self.draws) if self.logits else None
         )
-        columns = {
-            "latent": (np.array(selected, np.int64), "key", "number of the latent"),
-            **firing_columns(reader, statistics, active, selected),
-            **label_columns(latent_labels, study.pair.decode),
-            **(logit_columns(row_effects) if row_effects else {}),
-        }
-        live = int((statistics[TUNED].counts > 0).sum())
-        run = table(
-            self.name,
-            columns,
-            provenance=study.provenance(self),
-            summary={
+        rows = rows_table(
+            FeatureRow,
+            "",
+            {
+                "latent": np.array(selected, np.int64),
+                **firing_columns(reader, statistics, active, selected),
+                **label_columns(labels, decode),
+                **(logit_columns(effects) if effects else {}),
+            },
+        )
+        live = int((counts > 0).sum())
+        return Result(
+            rows,
+            {
+                "contexts": contexts_table(
+                    reader, active[TUNED], selected, self.contexts, self.window, study
+                ),
+                "labels": labels_table(labels, decode),
+                **({"logits": effects.table(decode)} if effects else {}),
+            },
+            claims_of(rows),
+            {
                 "site": self.site,
                 "of": self.model_role,
                 "order": "as named" if self.latents else self.by,
@@ -171,25 +159,11 @@ class SaeFeatures(Analyzer):
                 "live": live,
                 "tokens": len(reader.tokens),
                 "documents": len(reader.encoded),
-                "scored": int(columns["scored"][0].sum()),
-                "detected": int(columns["detected"][0].sum()),
-                "limits": _limits(
-                    columns,
-                    row_effects,
-                    max((len(label.others) for label in latent_labels), default=0),
-                    self.draws,
-                ),
+                "scored": int(rows["scored"].sum()),
+                "detected": int(rows["detected"].sum()),
             },
-            tables={
-                "contexts": contexts_table(
-                    reader, active[TUNED], selected, self.contexts, self.window, study
-                ),
-                "labels": labels_table(latent_labels, study.pair.decode),
-                **({"logits": row_effects.table(study.pair.decode)} if row_effects else {}),
-            },
-        )
-        return conclude(
-            run, claims_of(columns, row_effects is not None), lead=first_sentence(columns, live)
+            _limits(rows, max((len(label.others) for label in labels), default=0), self.draws),
+            first_sentence(rows, live),
         )
 
     def _selected(self, statistics: dict[str, FiringStatistics]) -> list[int]:
@@ -215,54 +189,36 @@ class SaeFeatures(Analyzer):
         return [int(latent) for latent in order if live[latent]][: self.top]
 
 
-def _limits(
-    columns: dict[str, tuple], logit_effects: LogitEffects | None, n_others: int, draws: int
-) -> list[str]:
-    unscored = [
-        str(latent)
-        for latent, scored in zip(columns["latent"][0], columns["scored"][0], strict=True)
-        if not scored
-    ]
-    scored = len(columns["scored"][0]) - len(unscored)
+def _limits(rows: Table, n_others: int, draws: int) -> list[str]:
+    unscored = [str(latent) for latent in rows["latent"][~rows["scored"]]]
+    scored = len(rows) - len(unscored)
     min_significant = int(np.ceil(scored / (0.05 * (1 + min(n_others, draws)))))
-    latent_list = f"{', '.join(unscored[:20])}{', ...' if len(unscored) > 20 else ''}"
-    return [
-        *(
-            [
-                f"Latents with fewer than {MIN_ACTIVE} active tokens in a half have no label and no"
-                " score:"
-                f" {latent_list}."
-            ]
-            if unscored
-            else []
-        ),
-        *(
-            [f"Only {n_others} other latents have labels, too few for p = 0.05; 19 are needed."]
-            if n_others < 19
-            else []
-        ),
-        *(
-            [
-                f"With so few draws and correction for {scored} latents, labels are significant"
-                f" only if at least {min_significant} are."
-            ]
-            if n_others >= 19 and min_significant > 1
-            else []
-        ),
-        (
-            "A label is a list of tokens. A latent can depend on more than the current token,"
-            " which such labels miss."
-        ),
+    limits = []
+    if unscored:
+        limits.append(
+            f"Latents with fewer than {MIN_ACTIVE} active tokens in a half have no label and no"
+            f" score: {', '.join(unscored[:20])}{', ...' if len(unscored) > 20 else ''}."
+        )
+    if n_others < 19:
+        limits.append(
+            f"Only {n_others} other latents have labels, too few for p = 0.05; 19 are needed."
+        )
+    elif min_significant > 1:
+        limits.append(
+            f"With so few draws and correction for {scored} latents, labels are significant"
+            f" only if at least {min_significant} are."
+        )
+    limits += [
+        "A label is a list of tokens. A latent can depend on more than the current token, which"
+        " such labels miss.",
         "A label describes where a latent fires, not what it does.",
-        *(
-            [
-                "Logit effects are direct effects of the direction: later blocks and the rest of"
-                " the residual stream are ignored."
-            ]
-            if logit_effects
-            else []
-        ),
     ]
+    if "largest_logit" in rows.data:
+        limits.append(
+            "Logit effects are direct effects of the direction: later blocks and the rest of the"
+            " residual stream are ignored."
+        )
+    return limits
 
 
 __all__ = ["ORDERS", "SaeFeatures"]

@@ -5,7 +5,6 @@ active.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,27 +22,6 @@ from interp.sites import Site
 from interp.study import Study
 
 TUNED, BOTH, DIFFERENCE = "tuned", "both", "difference"
-MODEL_ROLES = (TUNED, BOTH, DIFFERENCE)
-
-
-@runtime_checkable
-class FeatureOptions(Protocol):
-    """The options that passes need; see ``interp.analyzers.sae_features.SaeFeatures``."""
-
-    @property
-    def dictionary(self) -> Dictionary:
-        """The dictionary."""
-        ...
-
-    @property
-    def site(self) -> str:
-        """The site that it reads."""
-        ...
-
-    @property
-    def model_role(self) -> str:
-        """The model that it reads."""
-        ...
 
 
 class FeatureReader:
@@ -54,9 +32,9 @@ class FeatureReader:
     or of their difference has one set of codes.
     """
 
-    def __init__(self, study: Study, options: FeatureOptions) -> None:
-        self.study, self.site, self.model_role = study, Site.parse(options.site), options.model_role
-        self.dictionary = options.dictionary.to(study.pair.tuned.device)
+    def __init__(self, study: Study, dictionary: Dictionary, site: str, model_role: str) -> None:
+        self.study, self.site, self.model_role = study, Site.parse(site), model_role
+        self.dictionary = dictionary.to(study.pair.tuned.device)
         self.encoded: list[Encoded] = [
             content_roles(study.pair.tokenizer, one) for one in study.encoded("positive")
         ]
@@ -112,9 +90,7 @@ class FeatureReader:
         for captured in batches:
             device = captured.batch.ids.device
             real = captured.batch.real
-            rows = (
-                starts.to(device)[captured.rows.to(device)][:, None] + captured.batch.positions
-            )[real]
+            rows = starts.to(device)[captured.rows.to(device)][:, None] + captured.batch.positions
             values = {
                 role: (
                     widen(captured.values[role, self.site])[real.to(self.models[role].device)].to(
@@ -123,7 +99,7 @@ class FeatureReader:
                 )
                 for role in self.models
             }
-            yield self._encoded(values), rows, captured.roles[real]
+            yield self._encoded(values), rows[real], captured.roles[real]
 
     @torch.no_grad()
     def _encoded(self, values: Mapping[str, Tensor]) -> dict[str, Codes]:

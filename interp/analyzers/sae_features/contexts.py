@@ -7,13 +7,29 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from interp.analyzers.sae_features.compute import FeatureReader
+from interp.experiments.records import records_table
+from interp.rows import PromptRow, flag, key, measure, text
 from interp.sae.analysis.token_labels import ActiveTokens
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
 
 TOP, MIDDLE, LOW = LEVELS = ("top", "middle", "low")
 _RANGES = {MIDDLE: (0.4, 0.6), LOW: (0.0, 0.2)}
 _DIGITS = 2.0**16
+
+
+class ContextRow:
+    """A row per token of a context of a latent."""
+
+    latent: int = key("number of the latent")
+    level: str = key("top, middle or low range of its codes")
+    context: int = key("number of the context in its level, from 0")
+    prompt_id: int = PromptRow.prompt_id
+    position: int = key("token position in the prompt, from 0")
+    token_id: int = key("the token's id")
+    token: str = text("the token")
+    activation: float = measure("the latent's code at the token")
+    chosen: bool = flag("the token for which the context was selected")
 
 
 def sample_contexts(
@@ -70,41 +86,16 @@ def contexts_table(
                 for row, code in zip(around.tolist(), codes.tolist(), strict=True):
                     token = int(reader.tokens[row])
                     rows.append(
-                        (
-                            latent,
-                            level,
-                            number,
-                            ids[document],
-                            row - start,
-                            token,
-                            decode([token]),
-                            code,
-                            row == centre,
-                        )
+                        {
+                            "latent": latent,
+                            "level": level,
+                            "context": number,
+                            "prompt_id": ids[document],
+                            "position": row - start,
+                            "token_id": token,
+                            "token": decode([token]),
+                            "activation": code,
+                            "chosen": row == centre,
+                        }
                     )
-    descriptions = {
-        "latent": ("key", "number of the latent"),
-        "level": ("key", "top, middle or low range of its codes"),
-        "context": ("key", "number of the context in its level, from 0"),
-        "prompt_id": ("key", "position in the file"),
-        "position": ("key", "token position in the prompt, from 0"),
-        "token_id": ("key", "the token's id"),
-        "token": ("text", "the token"),
-        "activation": ("measure", "the latent's code at the token"),
-        "chosen": ("flag", "the token for which the context was selected"),
-    }
-    values = list(zip(*rows, strict=True)) or [()] * len(descriptions)
-    return table(
-        "sae-features-contexts",
-        {
-            n: (_typed(v, n), *said)
-            for (n, said), v in zip(descriptions.items(), values, strict=True)
-        },
-    )
-
-
-def _typed(values: Sequence, name: str) -> np.ndarray:
-    kind = {"level": object, "token": object, "activation": float, "chosen": bool}.get(
-        name, np.int64
-    )
-    return np.array(list(values), dtype=kind)
+    return records_table(ContextRow, "", rows)

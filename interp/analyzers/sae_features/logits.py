@@ -10,14 +10,30 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from interp.experiments.records import records_table
 from interp.maths.host import to_host
 from interp.maths.statistics import benjamini_hochberg, permutation_p
+from interp.rows import key, measure, text
 from interp.sae import Dictionary
 from interp.sae.analysis.unembedding import TokenEffects, random_effects, token_effects
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
 
 N_TOKENS = 10
+
+
+class LogitRow:
+    """A row per latent, model and token."""
+
+    latent: int = key("number of the latent")
+    model: str = key("model of the decoder row and of the unembedding")
+    side: str = key("promoted or suppressed")
+    rank: int = key("by magnitude of the effect, from 0")
+    token_id: int = key("the token's id")
+    token: str = text("the token")
+    effect: float = measure(
+        "logit of the row at root mean square 1, minus the mean over the vocabulary", "logits"
+    )
 
 
 @dataclass(frozen=True)
@@ -55,28 +71,18 @@ class LogitEffects:
                     self.latents, to_host(ids).tolist(), to_host(sizes).tolist(), strict=True
                 ):
                     for rank, (token, value) in enumerate(zip(tokens, values, strict=True)):
-                        rows.append((latent, role, side, rank, token, decode([token]), value))
-        descriptions = {
-            "latent": ("key", "number of the latent"),
-            "model": ("key", "model of the decoder row and of the unembedding"),
-            "side": ("key", "promoted or suppressed"),
-            "rank": ("key", "by magnitude of the effect, from 0"),
-            "token_id": ("key", "the token's id"),
-            "token": ("text", "the token"),
-            "effect": (
-                "measure",
-                "logit of the row at root mean square 1, minus the mean over the vocabulary",
-                "logits",
-            ),
-        }
-        values = zip(*rows, strict=True)
-        return table(
-            "sae-features-logits",
-            {
-                n: (list(v), *said)
-                for (n, said), v in zip(descriptions.items(), values, strict=True)
-            },
-        )
+                        rows.append(
+                            {
+                                "latent": latent,
+                                "model": role,
+                                "side": side,
+                                "rank": rank,
+                                "token_id": token,
+                                "token": decode([token]),
+                                "effect": value,
+                            }
+                        )
+        return records_table(LogitRow, "", rows)
 
 
 @torch.no_grad()

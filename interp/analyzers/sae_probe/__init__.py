@@ -13,15 +13,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp.analyzers.base import Analyzer
-from interp.analyzers.sae_probe import findings, tables
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
+from interp.analyzers.sae_probe import findings
 from interp.analyzers.sae_probe.compute import (
     ABLATE,
     GROUP,
@@ -34,8 +34,19 @@ from interp.analyzers.sae_probe.compute import (
     codes,
     covariance,
 )
-from interp.analyzers.sae_probe.tables import GIVEN, PROBED, Evidence, InterventionResult, Probes
-from interp.claims import SUPPORTED, conclude
+from interp.analyzers.sae_probe.evidence import (
+    BASE,
+    DICTIONARY,
+    GIVEN,
+    PROBED,
+    Evidence,
+    InterventionResult,
+    Probes,
+)
+from interp.analyzers.sae_probe.intervention_tables import tables_of_interventions
+from interp.analyzers.sae_probe.probe_tables import probes_table, tables_of_probes
+from interp.claims import evaluate
+from interp.display import as_sentence
 from interp.errors import OptionError
 from interp.experiments.conditions import PatchTarget, evaluate_condition
 from interp.maths.host import to_host
@@ -45,10 +56,14 @@ from interp.sae import Dictionary
 from interp.sae.analysis.baselines import Covariance, principal_components, random_directions
 from interp.sae.analysis.causal_validation import rate_matched
 from interp.sae.analysis.probe import SparseProbe
-from interp.sae.core.edits import MODEL_ROLES, require_model_role, require_revert
+from interp.sae.core.edits import (
+    MODEL_ROLES,
+    require_latents,
+    require_model_role,
+    require_revert,
+)
 from interp.sites import Site
 from interp.study import Study
-from interp.table import Table
 
 
 @dataclass(frozen=True)
@@ -56,41 +71,42 @@ class SaeProbe(Analyzer):
     """Probe a dictionary of ``site`` with a contrast; ``model_role``: which model it reads (see
     ``LatentEdit``).
 
-    ``held_out``: prompts of the held-out split, by default half of the study's clusters. ``position``: a
-    prompt's code is that of its last token, or the maximum or mean over its tokens. ``k``: numbers
-    of latents; those selected at the largest k are tested causally. ``given``: a further set to
-    test, reported as ``named``. ``permutations`` of labels and ``random_sets`` random sets, the
-    latter on ``control_prompts`` prompts of each class. ``steer``: in units of the mean code of the
-    set where it fires. ``revert`` (crosscoders): ablation replaces the tuned model's part of a
-    latent by the base's. Returns a table of kind ``sae-probe``, a row per probe; ``latents``,
-    ``effects``, ``sets``, ``numbers``, ``answers``, ``scores`` and ``null`` are its sub-tables.
+    The latents selected at the largest ``k`` are tested causally, and those of ``given``, reported
+    as ``named``. ``revert`` (crosscoders): ablation replaces the tuned model's part of a latent by
+    the base's. Returns a table of kind ``sae-probe``, a row per probe; ``latents``, ``effects``,
+    ``sets``, ``numbers``, ``answers``, ``scores`` and ``null`` are its sub-tables.
     """
 
     name: ClassVar[str] = "sae-probe"
     version: ClassVar[int] = 8
+    needs: ClassVar[Needs] = Needs(negatives=True, metric=True)
 
-    dictionary: Dictionary = field(compare=False)
-    site: str = ""
-    model_role: str = "tuned"
-    position: str = "last"
-    k: tuple[int, ...] = (1, 2, 4)
-    given: tuple[int, ...] = ()
-    named: str = GIVEN
-    held_out: Contrast | None = None
-    permutations: int = 199
-    random_sets: int = 200
-    control_prompts: int = 96
-    steer: float = 1.0
-    revert: bool = False
+    dictionary: Dictionary = option(help="The dictionary.", compare=False)
+    site: str = option("", "Site that the dictionary reads: blocks.3.hook_resid_post.")
+    model_role: str = option("tuned", "Model it reads.", choices=MODEL_ROLES)
+    position: str = option(
+        "last", "Code of a prompt: of its last token, or max or mean.", choices=POOLS
+    )
+    k: tuple[int, ...] = option((1, 2, 4), "Numbers of latents in a probe.")
+    given: tuple[int, ...] = option((), "Also test these latents causally.")
+    named: str = option(GIVEN, "Name of the set of given latents.")
+    held_out: Contrast | None = option(
+        None, "Prompts of the held-out split; by default half of the clusters."
+    )
+    permutations: int = option(199, "Permutations of labels, for the probes' null.", ge=1)
+    random_sets: int = option(200, "Matched random sets.", ge=1)
+    control_prompts: int = option(96, "Prompts per class for random sets.", ge=1)
+    steer: float = option(1.0, "Steering strength in mean codes of the set.")
+    revert: bool = option(
+        False, "Crosscoders: replace a latent by the base's part instead of removing it."
+    )
 
-    def require(self, has_base: bool) -> Site:
-        """The site; raises OptionError for options that contradict each other or the dictionary."""
+    def check(self, known: Known) -> None:
+        """Raise OptionError for options that contradict each other or the dictionary."""
         require_model_role(self.dictionary, self.model_role)
         require_revert(self.revert, self.model_role)
-        if self.model_role != MODEL_ROLES[0] and not has_base:
+        if self.model_role != "tuned" and known.has_base is False:
             raise OptionError("this dictionary also reads the base; add --base MODEL")
-        if self.position not in POOLS:
-            raise OptionError(f"unknown position {self.position!r}; use {', '.join(POOLS)}")
         width = self.dictionary.config.width
         if (
             not self.k
@@ -100,30 +116,28 @@ class SaeProbe(Analyzer):
             raise OptionError(
                 f"k {self.k} must be increasing numbers of latents, from 1 to {width}"
             )
-        if out_of_range := [latent for latent in self.given if not 0 <= latent < width]:
-            raise OptionError(
-                f"there is no latent {out_of_range[0]}; the dictionary has {width}, numbered from 0"
-            )
-        if len(set(self.given)) < len(self.given):
-            raise OptionError("a latent is given twice; give each one once")
-        if self.permutations < 1 or self.random_sets < 1 or not self.steer > 0:
-            raise OptionError("permutations and random sets must be at least 1, and steer above 0")
-        return Site.parse(self.site)
+        require_latents(self.dictionary, self.given)
+        if not self.steer > 0:
+            raise OptionError(f"steer of SaeProbe is {self.steer}; use a number above 0")
+        Site.parse(self.site)
 
-    def __call__(self, study: Study) -> Table:
-        """Probe on the selection split, test interventions on the held-out split, return claims."""
-        site = self.require(study.pair.base is not None)
-        require_number(study.require_metric("confirming latents"), "confirming latents")
-        if len(study.classes) < 2 or not len(study.prompts("negative")):
+    def require(self, study: Study) -> None:
+        """Raise OptionError also for a metric without a number, and a class without prompts."""
+        super().require(study)
+        require_number(study.require_metric(), "confirming latents")
+        if not len(study.prompts("negative")):
             raise OptionError("a probe needs two classes; give --negative FILE too")
-        study.pair.tuned.at(site)
-        contrast = study.require_contrast("a probe")
+        study.pair.tuned.at(Site.parse(self.site))
+
+    def run(self, study: Study) -> Result:
+        """Probe on the selection split, test interventions on the held-out split."""
+        contrast = study.require_contrast()
         splits = contrast.split(study.seed) if self.held_out is None else (contrast, self.held_out)
         splits[0].require_disjoint(splits[1])
         selection, held_out = (study.with_prompts(half) for half in splits)
         reader = DictionaryReader(
             self.dictionary.to(study.pair.tuned.device),
-            site,
+            Site.parse(self.site),
             self.model_role,
             self.position,
             self.revert,
@@ -132,65 +146,84 @@ class SaeProbe(Analyzer):
         sets = {PROBED: [int(j) for j in probes.chosen]}
         if self.given:
             sets[self.named] = list(self.given)
-        interventions = [
-            result
-            for name, latents in sets.items()
-            for result in self._intervene(held_out, reader, firing, name, latents)
-        ]
+        untested, interventions, ablated, unedited = {}, [], [], {}
+        for name, latents in sets.items():
+            if not latents:
+                untested[name] = "no latent has larger codes on positive prompts"
+                continue
+            try:
+                controls = rate_matched(latents, firing.rates, self.random_sets, held_out.seed)
+            except OptionError as error:
+                untested[name] = str(error)
+                continue
+            interventions += self._intervene(held_out, reader, firing, name, latents, controls)
+            ablation = reader.change(held_out, ABLATE, latents, 0.0)
+            ablated += [
+                evaluate_condition(held_out, name, group, PatchTarget("tuned", ablation))
+                for group in GROUP.values()
+            ]
+        if interventions:
+            unedited = {
+                role: evaluate_condition(held_out, role, "positive", PatchTarget(role))
+                for role in ("tuned", "base")
+                if role == "tuned" or held_out.pair.base is not None
+            }
         evidence = Evidence(
-            study,
-            selection,
-            held_out,
-            self.k,
-            probes,
-            firing,
-            sets,
-            interventions,
-            self._norms(reader),
+            held_out, self.k, probes, firing, sets, untested, interventions, ablated, unedited
         )
-        run = tables.result_table(
-            self.name, evidence, findings.limits_of(evidence), study.provenance(self)
-        )
-        run = conclude(run, findings.claims_of(evidence))
-        supported_claims = [
-            name for name, verdict in run.summary["verdicts"].items() if verdict == SUPPORTED
+        rows, claims = probes_table(evidence), findings.claims_of(evidence)
+        tables = tables_of_probes(evidence) | tables_of_interventions(evidence)
+        supported = [
+            finding.name
+            for finding in evaluate(claims, replace(rows, tables=tables))
+            if finding.supported
         ]
-        supported = all(
-            any(name.startswith(kind) for name in supported_claims)
-            for kind in findings.REQUIRED_CLAIMS
+        return Result(
+            rows,
+            tables,
+            claims,
+            _summary(evidence),
+            [*findings.limits_of(evidence), *map(as_sentence, held_out.notes)],
+            supported=all(
+                any(name.startswith(kind) for name in supported)
+                for kind in findings.REQUIRED_CLAIMS
+            ),
         )
-        return replace(run, summary={**run.summary, "supported": supported})
-
-    @staticmethod
-    def _norms(reader: DictionaryReader) -> NDArray[np.float64]:
-        return to_host(reader.dictionary.decoder_norms[:, -1].double())
 
     def _probes(
         self, selection: Study, held_out: Study, reader: DictionaryReader
     ) -> tuple[Probes, FiringSums]:
         covariance_of_inputs = covariance(selection, reader)
-        l0 = self._mean_l0(selection, reader)
+        _, firing = codes(selection, reader, {DICTIONARY: reader.dictionary}, False)
+        # mean codes per token, rounded up; the baselines get as many
+        l0 = max(1, int(np.ceil(firing.count.sum() / max(firing.tokens, 1) - 1e-9)))
         dtype, width = reader.dictionary.W_dec.dtype, reader.dictionary.config.width
         dictionaries = {
-            "dictionary": reader.dictionary,
+            DICTIONARY: reader.dictionary,
             "principal components": _live_components(covariance_of_inputs, l0, dtype),
             "random rows": random_directions(
                 covariance_of_inputs, l0, width, selection.seed, dtype
             ),
         }
         reads_base = selection.pair.base is not None and self.model_role == "tuned"
-        parts = [codes(half, reader, dictionaries, reads_base) for half in (selection, held_out)]
+        halves = (selection, held_out)
+        parts = [codes(half, reader, dictionaries, reads_base) for half in halves]
         all_codes = {
             name: _rounded(np.concatenate([part[0][name] for part in parts]))
             for name in parts[0][0]
         }
-        labels = np.concatenate([_labels(half) for half in (selection, held_out)])
-        names = [
-            f"{which} {cluster}"
-            for which, half in enumerate((selection, held_out))
-            for cluster in half.require_contrast().clusters
-        ]
-        training = np.arange(len(labels)) < len(_labels(selection))
+        training, labels, names = (
+            np.array(values)
+            for values in zip(
+                *(
+                    (half is selection, group == "positive", f"{which} {cluster}")
+                    for which, half in enumerate(halves)
+                    for group in half.classes
+                    for cluster in half.prompts(group).clusters
+                ),
+                strict=True,
+            )
+        )
         clusters = np.unique(names, return_inverse=True)[1]
         results = {}
         for k in self.k:
@@ -207,14 +240,9 @@ class SaeProbe(Analyzer):
                 result = probe(all_codes[name][:, live], labels, clusters, training)
                 results[name, k] = result._replace(latents=live[result.latents])
             if reads_base:
-                base_codes = all_codes["base"][:, results["dictionary", k].latents]
-                results["base", k] = probe(base_codes, labels, clusters, training)
-        return Probes(results, all_codes["dictionary"], labels, clusters, training, l0), parts[0][1]
-
-    def _mean_l0(self, selection: Study, reader: DictionaryReader) -> int:
-        """Mean codes per token, rounded up; the baselines get as many."""
-        _, firing = codes(selection, reader, {"dictionary": reader.dictionary}, False)
-        return max(1, int(np.ceil(firing.count.sum() / max(firing.tokens, 1) - 1e-9)))
+                base_codes = all_codes[BASE][:, results[DICTIONARY, k].latents]
+                results[BASE, k] = probe(base_codes, labels, clusters, training)
+        return Probes(results, all_codes[DICTIONARY], labels, training, l0), parts[0][1]
 
     def _intervene(
         self,
@@ -222,88 +250,79 @@ class SaeProbe(Analyzer):
         reader: DictionaryReader,
         firing: FiringSums,
         name: str,
-        latents: Sequence[int],
+        latents: list[int],
+        controls: list[list[int]],
     ) -> list[InterventionResult]:
-        """Ablation and steering of a set and of its random sets; a result with a reason only if
-        there is no set or no control for it.
-        """
-        if not latents:
-            return [
-                InterventionResult(
-                    name, "none", [], "no latent has larger codes on positive prompts"
-                )
-            ]
-        try:
-            sets = rate_matched(latents, firing.rates, self.random_sets, held_out.seed)
-        except OptionError as error:
-            return [InterventionResult(name, "none", [], str(error))]
-        norms, length = self._norms(reader), self._length
+        """Ablation and steering of a set and of its random sets ``controls``."""
+        norms = to_host(reader.dictionary.decoder_norms[:, -1].double())
         amount, results = self.steer * firing.mean_active(latents), []
         ratio = float(
-            np.mean([firing.size(latent_set, norms) for latent_set in sets])
+            np.mean([firing.size(latent_set, norms) for latent_set in controls])
             / max(firing.size(latents, norms), 1e-30)
         )
         for change_kind, group in GROUP.items():
             if not held_out.require_metric().applies(group):
                 continue
-            prompt_rows = _spread_rows(held_out, group, self.control_prompts)
-            metric_values, sign = (
-                MetricValues(held_out, reader, group, prompt_rows),
-                -1.0 if change_kind == ABLATE else 1.0,
-            )
+            rows = held_out.prompts(group).spread_rows(self.control_prompts)
+            metric_values = MetricValues(held_out, reader, group, rows)
             unedited = metric_values.values(None)
             base_answers = (
-                BaseAnswers(held_out, reader, prompt_rows)
+                BaseAnswers(held_out, reader, rows)
                 if change_kind == ABLATE and held_out.pair.base is not None
                 else None
             )
-            result = InterventionResult(
-                name,
-                change_kind,
-                prompt_rows,
-                amount=amount if change_kind == STEER else 0.0,
-                sets=sets,
-                size_ratio=ratio,
-            )
-            result.revert = self.revert
-            result.unedited = unedited
-            for index, latent_set in enumerate(
-                [latents, *held_out.progress(sets, f"{name}, {change_kind}")]
-            ):
-                steering = amount * length(reader, latents) / max(length(reader, latent_set), 1e-30)
+            effects, matches = [], []
+            for latent_set in held_out.progress([latents, *controls], f"{name}, {change_kind}"):
+                steering = (
+                    amount * _length(reader, latents) / max(_length(reader, latent_set), 1e-30)
+                )
                 change = reader.change(held_out, change_kind, latent_set, steering)
-                effect = sign * (metric_values.values(change) - unedited)
-                matches_base = base_answers.matches(change) if base_answers else None
-                if index == 0:
-                    result.effect, result.matches_base = effect, matches_base
-                else:
-                    result.null.append(float(effect.mean()))
-                    result.null_matches_base.append(
-                        float("nan") if matches_base is None else float(matches_base.mean())
-                    )
-            if change_kind == ABLATE:
-                change = reader.change(held_out, change_kind, latents, 0.0)
-                result.tuned = evaluate_condition(
-                    held_out, "tuned", "positive", PatchTarget("tuned")
+                difference = metric_values.values(change) - unedited
+                effects.append(-difference if change_kind == ABLATE else difference)
+                matches.append(
+                    base_answers.matches(change) if base_answers else np.full(len(rows), np.nan)
                 )
-                result.ablated = evaluate_condition(
-                    held_out, name, "positive", PatchTarget("tuned", change)
+            results.append(
+                InterventionResult(
+                    name,
+                    change_kind,
+                    rows,
+                    len(latents),
+                    amount if change_kind == STEER else 0.0,
+                    ratio,
+                    self.revert,
+                    unedited,
+                    effects[0],
+                    [float(effect.mean()) for effect in effects[1:]],
+                    matches[0] == 1,
+                    [float(match.mean()) for match in matches[1:]],
                 )
-                result.ablated_harmless = evaluate_condition(
-                    held_out, name, "negative", PatchTarget("tuned", change)
-                )
-                if held_out.pair.base is not None:
-                    result.base = evaluate_condition(
-                        held_out, "base", "positive", PatchTarget("base")
-                    )
-            results.append(result)
+            )
         return results
 
-    @staticmethod
-    def _length(reader: DictionaryReader, latents: Sequence[int]) -> float:
-        """Norm of what steering adds per unit of code; random sets are steered by the same norm."""
-        width = reader.dictionary.config.outputs // reader.dictionary.config.models
-        return float(to_host(reader.dictionary.W_dec[list(latents), -width:].sum(0).norm()))
+
+def _summary(evidence: Evidence) -> dict[str, Any]:
+    results = evidence.interventions
+    return {
+        "auc": {str(k): evidence.probes.results[DICTIONARY, k].auc for k in evidence.k},
+        "latents": {PROBED: evidence.sets[PROBED]},
+        "sizes": {name: len(latents) for name, latents in evidence.sets.items()},
+        "effects": {
+            f"{result.name} {result.change}": float(result.effect.mean()) for result in results
+        },
+        "size_of_random_sets": {
+            result.name: result.size_ratio for result in results if result.change == ABLATE
+        },
+        "baseline_codes": evidence.probes.l0,
+        "held_positive": len(evidence.held.prompts("positive")),
+        "held_negative": len(evidence.held.prompts("negative")),
+    }
+
+
+def _length(reader: DictionaryReader, latents: Sequence[int]) -> float:
+    """Norm of what steering adds per unit of code; random sets are steered by the same norm."""
+    width = reader.dictionary.config.outputs // reader.dictionary.config.models
+    return float(to_host(reader.dictionary.W_dec[list(latents), -width:].sum(0).norm()))
 
 
 def _live_components(covariance: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
@@ -330,14 +349,3 @@ def _rounded(codes: NDArray[np.float64]) -> NDArray[np.float64]:
         np.round(codes / scale, 5) * np.where(np.isfinite(scale), scale, 0.0),
         0.0,
     )
-
-
-def _labels(study: Study) -> NDArray[np.bool_]:
-    return np.arange(len(study.prompts("positive")) + len(study.prompts("negative"))) < len(
-        study.prompts("positive")
-    )
-
-
-def _spread_rows(study: Study, group: str, count: int) -> list[int]:
-    """Indices of at most ``count`` prompts, from as many clusters as possible."""
-    return study.prompts(group).spread_rows(count)

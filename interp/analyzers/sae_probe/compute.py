@@ -4,7 +4,7 @@ latents.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -122,15 +122,17 @@ class FiringSums:
 
 
 def _capture(study: Study, reader: DictionaryReader, group: str, roles: Sequence[str], what: str):
-    models = {role: study.pair[role] for role in roles}
-    encoded = study.encoded(group)
     # only the codes per prompt are kept after a batch
     groups = study.groups(
         group, study.pair.tuned, 8 * (len(roles) * reader.dictionary.config.inputs + 64)
     )
-    groups_with_progress = study.progress(groups, f"{what}, {group}")
     return capture(
-        study.engine, models, encoded, groups_with_progress, [reader.site], pad_id=study.pad_id
+        study.engine,
+        {role: study.pair[role] for role in roles},
+        study.encoded(group),
+        study.progress(groups, f"{what}, {group}"),
+        [reader.site],
+        pad_id=study.pad_id,
     )
 
 
@@ -183,8 +185,11 @@ def codes(
                     owner[coded.pattern.rows] * dictionary.config.width + which,
                     len(captured.rows),
                 )
-                pooled = _pooled(
-                    cells, values, count * dictionary.config.width, reader.pooling
+                pooled = values.new_zeros(count * dictionary.config.width)
+                pooled = (
+                    pooled.scatter_reduce(0, cells, values, "amax")
+                    if reader.pooling == "max"
+                    else pooled.index_add(0, cells, values)
                 ).view(count, -1)
                 if reader.pooling == "mean":
                     pooled = pooled / torch.bincount(owner, minlength=count)[:, None]
@@ -192,13 +197,15 @@ def codes(
     return pooled_codes, FiringSums(tokens, *to_host(sums))
 
 
-def _pooled(cells: Tensor, values: Tensor, size: int, pooling: str) -> Tensor:
-    zeros = values.new_zeros(size)
-    return (
-        zeros.scatter_reduce(0, cells, values, "amax")
-        if pooling == "max"
-        else zeros.index_add(0, cells, values)
-    )
+def _chunks(study: Study, rows: Sequence[int], length: Callable[[int], int]) -> list[list[int]]:
+    """Rows in batches, by increasing ``length``."""
+    size, ordered = study.batch_size_for(max(1, min(len(rows), 96))), sorted(rows, key=length)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def _by_row(chunks: Sequence[Sequence[int]], parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Values of the rows of all chunks, by increasing row."""
+    return np.concatenate(parts)[np.argsort(np.concatenate(chunks), kind="stable")]
 
 
 class MetricValues:
@@ -207,13 +214,10 @@ class MetricValues:
     def __init__(
         self, study: Study, reader: DictionaryReader, group: str, rows: Sequence[int]
     ) -> None:
-        self._study, self._reader, inputs = study, reader, study.decision_inputs(group)
-        size = study.batch_size_for(max(1, min(len(rows), 96)))
-        by_length = sorted(rows, key=lambda row: len(inputs[row].ids))
-        self._order = by_length
+        self._study, inputs = study, study.decision_inputs(group)
+        self._rows = _chunks(study, rows, lambda row: len(inputs[row].ids))
         self._chunks: list[tuple[Batch, dict[Site, Tensor], Objective]] = []
-        for start in range(0, len(by_length), size):
-            part = by_length[start : start + size]
+        for part in self._rows:
             batch, _ = make_batch(inputs, part, study.pad_id, study.pair.tuned.device)
             base = {}
             if reader.model_role != "tuned":
@@ -229,8 +233,7 @@ class MetricValues:
             edits = change.bind(base) if change else ()
             run = self._study.engine.run(self._study.pair.tuned, batch, edits=edits, keep=aim.keep)
             parts.append(to_host(aim.function(run.require_logits())))
-        metric_values = np.concatenate(parts).astype(np.float64)
-        return metric_values[np.argsort(self._order, kind="stable")]
+        return _by_row(self._rows, parts).astype(np.float64)
 
 
 class BaseAnswers:
@@ -243,19 +246,15 @@ class BaseAnswers:
 
     def __init__(self, study: Study, reader: DictionaryReader, rows: Sequence[int]) -> None:
         self._study, base_answers = study, study.answers("base", "positive")
-        size = study.batch_size_for(max(1, min(len(rows), 96)))
-        by_length = sorted(
-            rows, key=lambda row: len(base_answers[row]) + len(study.encoded("positive")[row].ids)
+        encoded = study.encoded("positive")
+        self._rows = _chunks(
+            study, rows, lambda row: len(base_answers[row]) + len(encoded[row].ids)
         )
-        self._order, self._chunks = by_length, []
+        self._chunks = []
         reading = reader.change(study, ABLATE, [0], 0.0)
-        for start in range(0, len(by_length), size):
-            part = by_length[start : start + size]
-            text = study.text("positive", part)
-            text, answers = (
-                Text(text.prompts, None, text.pad_id, text.stop_ids),
-                [base_answers[row] for row in part],
-            )
+        for part in self._rows:
+            text, answers = study.text("positive", part), [base_answers[row] for row in part]
+            text = Text(text.prompts, None, text.pad_id, text.stop_ids)
             self._chunks.append(
                 (text, answers, read_donor(study.engine, reading, text, answers).values)
             )
@@ -268,4 +267,4 @@ class BaseAnswers:
                 self._study.engine, self._study.pair.tuned, text, answers, change, base
             )
             parts.append(to_host(would_answer(*logits)))
-        return np.concatenate(parts)[np.argsort(self._order, kind="stable")]
+        return _by_row(self._rows, parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from interp.analyzers.sae_probe.compute import ABLATE
-from interp.analyzers.sae_probe.tables import BASE, DICTIONARY, Evidence, InterventionResult
+from interp.analyzers.sae_probe.evidence import BASE, DICTIONARY, Evidence, InterventionResult
 from interp.claims import ALPHA, Claim, Draws, auc, escape_braces, mean, statistic
 from interp.maths.statistics import minimum_detectable_effect
 
@@ -25,23 +25,20 @@ def claims_of(evidence: Evidence) -> list[Claim]:
     if (BASE, evidence.k[-1]) in evidence.probes.results:
         claims.append(_tuning_adds(evidence))
     for result in evidence.interventions:
-        if result.effect is None:
-            continue
         claims.append(_changes_metric(evidence, result))
-        if result.change == ABLATE and result.matches_base is not None and result.changed.any():
-            claims.append(_restores_base_answers(result))
-        if result.change == ABLATE and result.base is not None:
+        if result.change == ABLATE and "base" in evidence.unedited:
+            if evidence.changed.any():
+                claims.append(_restores_base_answers(result))
             claims.append(_malformed(result))
     return claims
 
 
 def limits_of(evidence: Evidence) -> list[str]:
     """What was not measured, and limitations of the numbers."""
-    unmeasured = [result for result in evidence.interventions if result.effect is None]
     return [
         *(
-            f"The {result.name} latents were not tested causally: {result.reason}."
-            for result in unmeasured
+            f"The {name} latents were not tested causally: {reason}."
+            for name, reason in evidence.untested.items()
         ),
         *(
             []
@@ -142,7 +139,7 @@ def _changes_metric(evidence: Evidence, result: InterventionResult) -> Claim:
     verb = (
         ("Reverting to the base" if result.revert else "Ablating") if is_ablation else "Steering by"
     )
-    min_effect = MIN_RELATIVE_EFFECT * float(np.abs(result.required_unedited).mean())
+    min_effect = MIN_RELATIVE_EFFECT * float(np.abs(result.unedited).mean())
     where = {"set": result.name, "change": result.change}
     size = (
         f", contributions {result.size_ratio:.2f} times as large"

@@ -9,24 +9,29 @@ average of all models, and stitched random masks with the same count in every pa
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.analyzers.base import Analyzer
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
 from interp.analyzers.stitch.findings import claims_of
-from interp.analyzers.stitch.tables import GradedTasks, StitchRecords
-from interp.claims import SUPPORTED, conclude
+from interp.analyzers.stitch.tables import GradedTasks, StitchRecords, models_table
+from interp.claims import evaluate
 from interp.display import as_sentence
 from interp.errors import OptionError, PairError, required
 from interp.experiments import masks
 from interp.experiments.mask_overlaps import overlaps_table
-from interp.experiments.questions import Questions, engine_logits, perplexity, text_rows
-from interp.maths.host import to_host
-from interp.models.grafts import SCOPES, Scope
+from interp.experiments.questions import (
+    Questions,
+    engine_logits,
+    perplexity,
+    require_disjoint,
+    text_rows,
+)
+from interp.models.grafts import Scope, scope_parts
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.stitches import align_scopes, averaged, stitched
@@ -53,83 +58,74 @@ class Stitch(Analyzer):
     """Stitch the study's fine-tuned model and ``others`` into the base.
 
     The task of the study's model is given by the study's positive prompts and ``held_out``.
+    Negative prompts of the study, where there are any, are plain text for measuring perplexity.
     ``localise``: ``movement`` takes the share ``density`` of the scope's weights with the largest
-    movement; ``learned`` trains the paper's mask, from the share ``start``, for ``steps`` steps at
-    ``rate`` with ``pull`` and ``reg`` (``l1`` or ``binarise``, see
-    ``interp.experiments.masks.localised_mask``). ``runs``: graft runs of these models, in this
-    order, whose learned masks are used instead. ``draws``: stitches of random masks. Negative
-    prompts of the study, where there are any, are plain text for measuring perplexity. Memory: all
-    fine-tuned models and the base, one byte per weight of the scope and model, and one stitched
-    copy. Raises OptionError for invalid options and PairError for models that cannot be stitched.
+    movement; ``learned`` trains the paper's mask, from the share ``start``, see
+    ``interp.experiments.masks.localised_mask``. Memory: all fine-tuned models and the base, one
+    byte per weight of the scope and model, and one stitched copy. Raises OptionError for invalid
+    options and PairError for models that cannot be stitched.
 
     Returns a table of kind ``stitch``, one row per task, model and metric. ``arrays`` hold the
     masks as ``MODEL/PARAMETER``.
     """
 
     name: ClassVar[str] = "stitch"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
+    needs: ClassVar[Needs] = Needs(base=True)
 
-    held_out: PromptSet | None = None
-    others: tuple[StitchInput, ...] = ()
-    runs: tuple[Table, ...] = ()
-    scope: str = "blocks"
-    localise: str = "movement"
-    density: float = 0.05
-    start: float = 1e-5
-    steps: int = 10
-    rate: float = 1e7
-    pull: float = 10.0
-    reg: str = "l1"
-    draws: int = 19
+    held_out: PromptSet | None = option(
+        None, "Questions to measure on, of the task of the study's model."
+    )
+    others: tuple[StitchInput, ...] = option((), "Further fine-tuned models with their tasks.")
+    runs: tuple[Table, ...] = option(
+        (), "Graft runs of all models, in order, whose learned masks are used instead."
+    )
+    scope: str = option(
+        "blocks", "blocks, attention, mlp, embeddings, head, all; joined by commas."
+    )
+    localise: str = option(
+        "movement", "movement (without data) or learned.", choices=LOCALISE_METHODS
+    )
+    density: float = option(0.05, "Share of weights of each fine-tuned model, by movement.")
+    start: float = option(1e-5, "Weights that a learned mask begins with.")
+    steps: int = option(10, "Steps of a learned mask.", ge=1)
+    rate: float = option(1e7, "Step size for a learned mask.")
+    pull: float = option(10.0, "Weight of the regulariser of a learned mask.")
+    reg: str = option("l1", "Of a learned mask: l1 or binarise.", choices=masks.REGULARISERS)
+    draws: int = option(19, "Number of random masks.", ge=1)
 
-    def check(self, n_models: int | None = None) -> None:
-        """Raise OptionError for invalid options; ``n_models``: number of fine-tuned models, if
-        ``others`` is not set.
+    def check(self, known: Known) -> None:
+        """Raise OptionError without held-out questions, and for an unknown density or scope."""
+        super().check(known)
+        if self.held_out is None:
+            raise OptionError(
+                "no held-out questions; stitching needs two or more fine-tuned models, each with"
+                " held-out questions of its task"
+            )
+        masks.require_density(self.density, self.start)
+        scope_parts(self.scope)
+
+    def require(self, study: Study) -> None:
+        """Raise OptionError for too few models or runs and for questions in both splits of a task,
+        and PairError for models whose prompts are read differently.
         """
-        n_models = len(self.others) + 1 if n_models is None else n_models
-        if self.held_out is None or n_models < 2:
-            raise OptionError(
-                f"{n_models} fine-tuned models; stitching needs two or more, each with held-out"
-                " questions of its task"
-            )
-        if self.runs and len(self.runs) != n_models:
-            raise OptionError(
-                f"{len(self.runs)} graft runs for {n_models} fine-tuned models; give one of each,"
-                " in order"
-            )
-        if self.localise not in LOCALISE_METHODS:
-            raise OptionError(
-                f"unknown --localise {self.localise!r}; use {' or '.join(LOCALISE_METHODS)}"
-            )
-        if self.reg not in masks.REGULARISERS:
-            raise OptionError(
-                f"unknown regulariser {self.reg!r}; use {' or '.join(masks.REGULARISERS)}"
-            )
-        if bad := [share for share in (self.density, self.start) if not 0 < share <= 1]:
-            raise OptionError(
-                f"the density of a mask is {bad[0]:g}; use a share above 0 and at most 1"
-            )
-        if unknown := [part for part in self.scope.split(",") if part.strip() not in SCOPES]:
-            raise OptionError(
-                f"unknown --scope {unknown[0]!r}; use {', '.join(SCOPES)}, or several joined by"
-                " commas"
-            )
-        if min(self.steps, self.draws) < 1:
-            raise OptionError(f"steps {self.steps} and draws {self.draws}: use at least 1 of each")
+        super().require(study)
+        require_models(len(self.others) + 1, len(self.runs))
+        for source in self._inputs(study):
+            for part in ("tokenizer", "template"):
+                if source.pair.digests.get(part) != study.pair.digests.get(part):
+                    raise PairError(
+                        f"{source.pair.tuned.name} and {study.pair.tuned.name} differ in {part}; a"
+                        " stitched model needs a common one"
+                    )
+            require_disjoint(source.selection, source.held_out)
 
-    def __call__(self, study: Study) -> Table:
+    def run(self, study: Study) -> Result:
         """Find the masks, stitch, measure."""
-        self.check()
-        inputs = (
-            StitchInput(
-                study.pair, study.contrast.positive, required(self.held_out, "a held-out task")
-            ),
-            *self.others,
-        )
-        _require_comparable(inputs)
+        inputs = self._inputs(study)
         scopes = align_scopes([source.pair for source in inputs], self.scope)
-        for run, stitch_input in zip(self.runs, inputs, strict=False):
-            _require_run_of(run, stitch_input.pair, scopes[0])
+        for run, source in zip(self.runs, inputs, strict=False):
+            _require_run_of(run, source.pair, scopes[0])
         tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
         questions = [
             Questions.from_prompts(tokenizer, source.held_out.prompts, context) for source in inputs
@@ -142,8 +138,8 @@ class Stitch(Analyzer):
             study, questions, text_rows(tokenizer, study.contrast.negative.texts, context)
         )
         base = scopes[0].model
-        for number, stitch_input in enumerate(inputs, 1):
-            measurements.measure(f"tune {number}", stitch_input.pair.tuned)
+        for number, source in enumerate(inputs, 1):
+            measurements.measure(f"model {number}", source.pair.tuned)
         measurements.measure("base", base)
         for number, (scope, mask) in enumerate(zip(scopes, model_masks, strict=True), 1):
             measurements.measure(f"graft {number}", base, scope.grafted(mask))
@@ -159,7 +155,12 @@ class Stitch(Analyzer):
             measurements.measure_draw(
                 draw, base, scopes[0].weights_replaced(stitched(scopes, random_masks))
             )
-        return self._table(study, inputs, scopes, model_masks, measurements.rows)
+        return _result(inputs, scopes, model_masks, measurements.rows)
+
+    def _inputs(self, study: Study) -> tuple[StitchInput, ...]:
+        """The study's own model and its task, then the others."""
+        held_out = required(self.held_out, "a held-out task")
+        return (StitchInput(study.pair, study.contrast.positive, held_out), *self.others)
 
     def _mask(
         self, study: Study, index: int, scope: Scope, source: StitchInput
@@ -167,79 +168,71 @@ class Stitch(Analyzer):
         if self.runs:
             return scope.mask(masks.stored_masks(self.runs[index], "learned"))
         if self.localise == "movement":
-            return masks.top_mask(
-                masks.movement_ranking(scope), max(1, round(self.density * scope.size))
-            )
-        context = study.pair.tuned.context_length
-        selection = Questions.from_prompts(study.pair.tokenizer, source.selection.prompts, context)
-        start = max(1, round(self.start * scope.size))
+            count = masks.mask_size(scope, self.density)
+            return masks.top_mask(masks.movement_ranking(scope), count)
+        selection = Questions.from_prompts(
+            study.pair.tokenizer, source.selection.prompts, study.pair.tuned.context_length
+        )
         return masks.localised_mask(
             study,
             scope,
             selection,
-            start,
+            masks.mask_size(scope, self.start),
             steps=self.steps,
             learning_rate=self.rate,
             penalty=self.pull,
             regulariser=self.reg,
         )
 
-    def _table(
-        self,
-        study: Study,
-        inputs: Sequence[StitchInput],
-        scopes: Sequence[Scope],
-        model_masks: Sequence[Tensor],
-        rows: StitchRecords,
-    ) -> Table:
-        indices = {
-            f"tune {number}": scope.indices(mask)
-            for number, (scope, mask) in enumerate(zip(scopes, model_masks, strict=True), 1)
-        }
-        mask_sizes = [int(to_host(mask.sum())) for mask in model_masks]
-        n_overlapping = int(to_host((torch.stack(list(model_masks)).sum(0) > 1).sum()))
-        run = rows.table(
-            self.name,
-            provenance=study.provenance(self),
-            summary={
-                "weights": scopes[0].size,
-                "fine_tuned_models": [source.pair.tuned.name for source in inputs],
-                "kept": mask_sizes,
-                "claimed_by_several": n_overlapping,
-                "kept_gain": {kind: rows.kept_gain(kind) for kind in ("stitched", "average")},
-                "limits": [
-                    as_sentence(note)
-                    for note in prompt_notes(
-                        prompts
-                        for source in inputs
-                        for prompts in (source.selection, source.held_out)
-                    )
-                ],
-                "measuring": [len(source.held_out) for source in inputs],
-                "positive": len(study.contrast.positive),
-                "negative": len(study.contrast.negative),
-            },
-            tables={
-                "answers": rows.answers_table(),
-                "random": rows.random_table(),
-                "models": rows.models_table(
-                    [source.pair.tuned.name for source in inputs], mask_sizes, scopes[0].size
-                ),
-                "overlaps": overlaps_table({"stitched": indices}, scopes[0].size),
-            },
-            arrays={
-                f"{name}/{parameter}": positions
-                for name, by_parameter in indices.items()
-                for parameter, positions in by_parameter.items()
-                if len(positions)
-            },
-        )
-        run = conclude(run, claims_of([len(source.held_out) for source in inputs]))
-        verdicts = run.summary["verdicts"].items()
-        kept_all = all(
-            verdict == SUPPORTED for name, verdict in verdicts if name.startswith("keeps")
-        )
-        return replace(run, summary={**run.summary, "supported": kept_all})
+
+def _result(
+    inputs: Sequence[StitchInput],
+    scopes: Sequence[Scope],
+    model_masks: Sequence[Tensor],
+    rows: StitchRecords,
+) -> Result:
+    indices = {
+        f"model {number}": scope.indices(mask)
+        for number, (scope, mask) in enumerate(zip(scopes, model_masks, strict=True), 1)
+    }
+    names, size = [source.pair.tuned.name for source in inputs], scopes[0].size
+    kept = [masks.n_kept(mask) for mask in model_masks]
+    measuring = [len(source.held_out) for source in inputs]
+    table = rows.table(
+        tables={
+            "answers": rows.answers_table(),
+            "random": rows.random_table(),
+            "models": models_table(names, kept, size),
+            "overlaps": overlaps_table({"stitched": indices}, size),
+        },
+        arrays={
+            f"{name}/{parameter}": positions
+            for name, by_parameter in indices.items()
+            for parameter, positions in by_parameter.items()
+            if len(positions)
+        },
+    )
+    claims = claims_of(measuring)
+    prompt_sets = [part for source in inputs for part in (source.selection, source.held_out)]
+    return Result(
+        table,
+        table.tables,
+        claims,
+        summary={
+            "weights": size,
+            "fine_tuned_models": names,
+            "kept": kept,
+            "claimed_by_several": masks.n_kept(torch.stack(list(model_masks)).sum(0) > 1),
+            "kept_gain": {kind: rows.kept_gain(kind) for kind in ("stitched", "average")},
+            "measuring": measuring,
+        },
+        limits=[as_sentence(note) for note in prompt_notes(prompt_sets)],
+        supported=all(
+            finding.supported
+            for finding in evaluate(claims, table)
+            if finding.name.startswith("keeps")
+        ),
+    )
 
 
 class StitchMeasurements:
@@ -256,22 +249,21 @@ class StitchMeasurements:
     ) -> None:
         """Measure one model by every metric, within a context that sets its weights."""
         with context or nullcontext():
-            self.rows.add(kind, self._grade_tasks(model))
-            self._measure_text(kind, model)
+            self._add(kind, model, self._grade_tasks(model))
 
     def measure_draw(self, draw: int, model: Model, context: AbstractContextManager) -> None:
         """Measure a stitch of random masks: the first by every metric, all by correct answers."""
         with context:
             graded = self._grade_tasks(model)
-            self.rows.add_draw(draw, graded)
+            self.rows.draws += [(task, draw, one.accuracy) for task, one in enumerate(graded, 1)]
             if draw == 0:
-                self.rows.add("random", graded)
-                self._measure_text("random", model)
+                self._add("random", model, graded)
 
-    def _measure_text(self, kind: str, model: Model) -> None:
+    def _add(self, kind: str, model: Model, graded: GradedTasks) -> None:
+        self.rows.graded[kind] = graded
         if self.text:
             logits = engine_logits(self.study.engine, model)
-            self.rows.add_text(kind, perplexity(self.text, model, logits, self.study.batch_size))
+            self.rows.text[kind] = perplexity(self.text, model, logits, self.study.batch_size)
 
     def _grade_tasks(self, model: Model) -> GradedTasks:
         logits = engine_logits(self.study.engine, model)
@@ -281,43 +273,32 @@ class StitchMeasurements:
         ]
 
 
-def _require_comparable(inputs: Sequence[StitchInput]) -> None:
-    first = inputs[0].pair
-    for source in inputs[1:]:
-        for part in ("tokenizer", "template"):
-            if source.pair.digests.get(part) != first.digests.get(part):
-                raise PairError(
-                    f"{source.pair.tuned.name} and {first.tuned.name} differ in {part}; a stitched"
-                    " model needs a common one"
-                )
-    for source in inputs:
-        if shared := set(source.selection.shared(source.held_out)):
-            raise OptionError(
-                f"{len(shared)} questions are in both the selection and the held-out split, first"
-                f" {min(shared)[:40]!r}; remove them from one"
-            )
+def require_models(n_models: int, n_runs: int) -> None:
+    """Raise OptionError for fewer than two fine-tuned models, or another number of graft runs."""
+    if n_models < 2:
+        raise OptionError(
+            f"{n_models} fine-tuned models; stitching needs two or more, each with held-out"
+            " questions of its task"
+        )
+    if n_runs not in (0, n_models):
+        raise OptionError(
+            f"{n_runs} graft runs for {n_models} fine-tuned models; give one of each, in order"
+        )
 
 
 def _require_run_of(run: Table, pair: Pair, scope: Scope) -> None:
-    provenance = run.require_provenance()
-    if run.kind != "graft":
+    masks.require_graft_run(run)
+    key = run.require_provenance().key
+    if not masks.is_run_of(run, pair):
         raise OptionError(
-            f"run {provenance.key} is of kind {run.kind}; give keys of graft runs (interp ls)"
-        )
-    if any(
-        provenance.inputs.get(role) != pair.digests.get(role)
-        for role in ("base", "tuned", "adapter")
-    ):
-        raise OptionError(
-            f"run {provenance.key} is not of {pair.tuned.name}; give graft runs in the order of the"
-            " models"
+            f"run {key} is not of {pair.tuned.name}; give graft runs in the order of the models"
         )
     sizes = {piece.name: piece.size for piece in scope.pairs}
     if any(sizes.get(row["parameter"]) != row["size"] for row in run.tables["layers"].rows()):
         raise OptionError(
-            f"run {provenance.key} has another scope than {', '.join(scope.parts)}; give graft runs"
-            " of the same scope"
+            f"run {key} has another scope than {', '.join(scope.parts)}; give graft runs of the"
+            " same scope"
         )
 
 
-__all__: Sequence[str] = ("Stitch", "StitchInput")
+__all__: Sequence[str] = ("Stitch", "StitchInput", "require_models")

@@ -34,12 +34,12 @@ def _accuracy(where: dict, **rest) -> Estimate:
 def _accuracies(task: int) -> dict[str, Estimate]:
     return {
         "base": _accuracy(_rows_of("base", task)),
-        "tuned": _accuracy(_rows_of(f"tune {task}", task)),
+        "tuned": _accuracy(_rows_of(f"model {task}", task)),
     }
 
 
 def _keeps_claim(task: int, questions: int) -> Claim:
-    base, tuned = _rows_of("base", task), _rows_of(f"tune {task}", task)
+    base, tuned = _rows_of("base", task), _rows_of(f"model {task}", task)
     return Claim(
         name=f"keeps-{task}",
         estimate=_accuracy(_rows_of("stitched", task), minus=base, over={**tuned, "minus": base}),
@@ -67,7 +67,7 @@ def _gains_claim(task: int, questions: int) -> Claim:
     ends = _accuracies(task)
     return Claim(
         name=f"gains-{task}",
-        estimate=_accuracy(_rows_of(f"tune {task}", task), minus=_rows_of("base", task)),
+        estimate=_accuracy(_rows_of(f"model {task}", task), minus=_rows_of("base", task)),
         at_least=0.0,
         reference=ends["base"],
         control="the base on the same questions",

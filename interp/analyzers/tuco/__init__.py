@@ -11,17 +11,23 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from interp.analyzers.base import Analyzer
+from interp.analyzers.framework import Analyzer, Needs, Result, option
 from interp.analyzers.tuco.classes_by_answer import split_by_answer
-from interp.analyzers.tuco.compute import GroupContributions, measure_group, rounding_floor
-from interp.analyzers.tuco.findings import claims_of, control_columns, permuted_aucs, prompt_columns
+from interp.analyzers.tuco.compute import measure_group, rounding_floor
+from interp.analyzers.tuco.findings import (
+    TucoControlRow,
+    claims_of,
+    control_numbers,
+    layer_table,
+    permuted_aucs,
+    prompt_table,
+    token_table,
+)
 from interp.analyzers.tuco.label_permutations import LabelPermutations
-from interp.claims import conclude
+from interp.analyzers.tuco.options import TucoOptions
 from interp.claims.control_fine_tunes import controls_table
 from interp.errors import OptionError, UnsupportedModel
 from interp.experiments.cost import Work
@@ -31,13 +37,15 @@ from interp.models.pair import Pair
 from interp.models.pairs_on_demand import tuned_names
 from interp.models.unexamined_changes import unexamined_change_notes
 from interp.study import Study
-from interp.table import Table, table
 
-ORDERS = (1, 2)
+NO_CONTROL = (
+    "An AUC above one half shows that the classes differ; without a control fine-tune it cannot be"
+    " attributed to this fine-tuning."
+)
 
 
 @dataclass(frozen=True)
-class Tuco(Analyzer):
+class Tuco(TucoOptions, Analyzer):
     """TuCo of every prompt, ``pre_co`` (one minus it), ``output_co`` and ``beta``; needs a base.
 
     ``granularity``: ``block`` is the paper's; ``sublayer`` runs the base's MLP on the stream after
@@ -63,47 +71,21 @@ class Tuco(Analyzer):
 
     name: ClassVar[str] = "tuco"
     version: ClassVar[int] = 7
+    needs: ClassVar[Needs] = Needs(base=True)
 
-    granularity: str = "block"
-    positions: str = "last"
-    path: str = "full"
-    order: int = 1
-    drop: tuple[int, ...] = ()
-    output: bool = True
-    caliper: int = 1
-    permutations: int = 200
-    floor_prompts: int = 8
-    map_prompts: int = 8
-    by_answer: bool = False
-    keep_text: bool = False
-    controls: Sequence[Pair] = field(default=(), compare=False)
-
-    def check(self) -> None:
-        """Raise OptionError for invalid options, before any model is loaded."""
-        allowed = {
-            "granularity": ("block", "sublayer"),
-            "positions": ("last", "all"),
-            "path": ("full", "fast"),
-            "order": ORDERS,
-        }
-        for name, values in allowed.items():
-            if (value := getattr(self, name)) not in values:
-                raise OptionError(f"unknown {name} {value!r}; use {', '.join(map(str, values))}")
-        if self.positions == "all" and self.path == "fast":
-            raise OptionError(
-                "the fast path reads the last token only; use path full for all positions"
-            )
-        if any(dimension < 0 for dimension in self.drop):
-            raise OptionError(
-                f"cannot drop dimension {min(self.drop)}; dimensions are counted from 0"
-            )
+    by_answer: bool = option(
+        False, "Two classes of --prompts: answers that show the behaviour, and others."
+    )
+    keep_text: bool = option(False, "Keep the text of the answers.")
+    controls: Sequence[Pair] = option(
+        (), "Pairs of the same base and a control fine-tune each.", compare=False
+    )
 
     def require(self, study: Study) -> None:
         """Raise OptionError, PairError or UnsupportedModel for a study that TuCo cannot be measured
         on.
         """
-        self.check()
-        study.pair.require_base("TuCo")
+        super().require(study)
         require_local_engine(study.engine)
         if self.by_answer:
             study.require_metric("splitting prompts by answer")
@@ -133,156 +115,55 @@ class Tuco(Analyzer):
             tokens=study.max_new_tokens * self.by_answer,
         )
 
-    def __call__(self, study: Study) -> Table:
+    def run(self, study: Study) -> Result:
         """Decompose the fine-tuned model's stream of every prompt."""
-        self.require(study)
         study.require_parts()
-        notes, original_study, names, answer_split = (
-            list(unexamined_change_notes(study.pair)),
-            study,
-            ("positive", "negative"),
-            None,
-        )
-        if self.by_answer:
-            answer_split = split_by_answer(study, self.keep_text)
+        answer_split = split_by_answer(study, self.keep_text) if self.by_answer else None
+        names = ("positive", "negative")
+        if answer_split is not None:
             study, names = answer_split.study, answer_split.names
-        if len(study.classes) == 2 and not self.controls:
-            notes.append(
-                "An AUC above one half shows that the classes differ; without a control fine-tune"
-                " it cannot be attributed to this fine-tuning."
-            )
         results = [measure_group(study, self, group) for group in study.classes]
         controls = [
             [measure_group(study, self, group, self.controls[at]) for group in study.classes]
             for at in range(len(self.controls))
         ]
         floor = rounding_floor(study, self)
-        tables, permutations = {"layers": _layers(results), "floor": floor}, None
-        tuco = np.concatenate([part.tuco for part in results])
+        rows = prompt_table(study, results, controls)
+        tables, permutations = {"layers": layer_table(results), "floor": floor}, None
         if self.positions == "all":
-            tables["tokens"] = _tokens(results)
-        columns = prompt_columns(self, results, controls, names)
+            tables["tokens"] = token_table(results)
         if len(results) == 2:
-            labels = [group == "positive" for group in columns["group"][0]]
             permutations = LabelPermutations.from_clusters(
-                labels, columns["cluster"][0], columns["tokens"][0]
+                (rows["group"] == "positive").tolist(), rows["cluster"].tolist(), rows["tokens"]
             )
-            tables["permuted"] = permuted_aucs(permutations, self, tuco, study.seed)
+            tables["permuted"] = permuted_aucs(permutations, self, rows["tuco"], study.seed)
         if controls:
             tables["controls"] = controls_table(
-                tuned_names(self.controls), control_columns(self, controls, columns)
+                tuned_names(self.controls),
+                row=TucoControlRow,
+                numbers=control_numbers(self.caliper, controls),
             )
         if answer_split is not None:
             tables["answers"] = answer_split.answers
-        floor_share = float(np.max(floor["tuco"]))
-        run = table(
-            self.name,
-            columns,
-            provenance=original_study.provenance(self),
-            summary={
+        floor_share = float(floor["tuco"].max())
+        return Result(
+            rows,
+            tables,
+            claims_of(self, floor_share, len(rows), names, len(controls), permutations),
+            {
                 "controls": tuned_names(self.controls),
-                "tuco": float(tuco.mean()),
-                "output_co": float(np.concatenate([part.output_co for part in results]).mean()),
+                "tuco": float(rows["tuco"].mean()),
+                "output_co": float(rows["output_co"].mean()),
                 "noise_floor": floor_share,
                 "largest_error": max(float(part.errors.max()) for part in results),
                 "path": self.path,
-                "limits": notes,
                 **{group: len(study.prompts(group)) for group in study.classes},
             },
-            tables=tables,
+            [
+                *unexamined_change_notes(study.pair),
+                *([NO_CONTROL] if len(results) == 2 and not controls else []),
+            ],
+            lead="" if answer_split is None else answer_split.sentence,
+            # with one class the AUC of --by-answer is undefined
+            supported=False if self.by_answer and len(results) == 1 else None,
         )
-        claims = claims_of(self, floor_share, len(tuco), names, len(controls), permutations)
-        if answer_split is None:
-            return conclude(run, claims)
-        # with one class the AUC of --by-answer is undefined
-        undecided = {} if len(results) == 2 else {"supported": False}
-        return conclude(run, claims, lead=answer_split.sentence, **undecided)
-
-
-def _layers(results: list[GroupContributions]) -> Table:
-    """One row per prompt and block."""
-    shape = [part.betas_last.shape for part in results]
-    places = [np.indices(size) for size in shape]
-    ids = [
-        np.array([p.id for p in part.prompts])[place[0]].ravel()
-        for part, place in zip(results, places, strict=True)
-    ]
-    groups = [
-        part.group
-        for part, size in zip(results, shape, strict=True)
-        for _ in range(size[0] * size[1])
-    ]
-
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name).ravel() for part in results])
-
-    return table(
-        "tuco-layers",
-        {
-            "group": (groups, "key", "class of the prompt"),
-            "prompt_id": (np.concatenate(ids), "key", "position in the prompt file, from 0"),
-            "layer": (
-                np.concatenate([place[1].ravel() for place in places]),
-                "key",
-                "block, from 0",
-            ),
-            "beta": (
-                joined("betas"),
-                "measure",
-                (
-                    "share due to fine-tuning in what the blocks up to and including this one"
-                    " added, over all tokens; NaN on the fast path"
-                ),
-            ),
-            "beta_last": (joined("betas_last"), "measure", "the same at the last token"),
-            "base_size": (
-                joined("base_sizes"),
-                "measure",
-                "norm of what the base's block adds (PTC)",
-            ),
-            "tuned_size": (
-                joined("tuned_sizes"),
-                "measure",
-                "norm of what the fine-tuned block adds minus that (FTC)",
-            ),
-            "cosine": (joined("cosines"), "measure", "cosine of PTC and FTC"),
-            "error": (
-                joined("errors"),
-                "measure",
-                (
-                    "norm of the stream after this block minus embedding and both sums, relative to"
-                    " the stream"
-                ),
-            ),
-        },
-    )
-
-
-def _tokens(results: list[GroupContributions]) -> Table:
-    """One row per prompt, position and block, of the first prompts of each class."""
-    rows = [
-        (part.group, part.prompts[row].id, position, text, layer, value)
-        for part in results
-        for row, (words, shares) in part.tokens.items()
-        for position, text in enumerate(words)
-        for layer, value in enumerate(shares[:, position].tolist())
-    ]
-    names = {
-        "group": ("key", "class of the prompt"),
-        "prompt_id": ("key", "position in the prompt file, from 0"),
-        "position": ("key", "token of the prompt, from 0"),
-        "token": ("text", "the token"),
-        "layer": ("key", "block, from 0"),
-        "beta": (
-            "measure",
-            (
-                "share due to fine-tuning in what the blocks up to and including this one added at"
-                " this token"
-            ),
-        ),
-    }
-    values = zip(*rows, strict=True)
-    return table(
-        "tuco-tokens",
-        {n: (list(v), *about) for (n, about), v in zip(names.items(), values, strict=True)},
-    )

@@ -29,15 +29,12 @@ def split_by_answer(study: Study, keep_text: bool = False) -> AnswerSplit:
     """Split the study's one class by the fine-tuned model's greedy answers; positive prompts are
     those whose answer shows the behaviour.
     """
-    metric, prompts = (
-        study.require_metric("splitting prompts by answer"),
-        study.prompts("positive"),
-    )
+    metric = study.require_metric("splitting prompts by answer")
+    prompts = study.prompts("positive")
     answers = study.answers("tuned", "positive")
     texts = [study.decode(answer) for answer in answers]
     exhibits = metric.exhibits(prompts.prompts, texts, "positive")
     column, (did, did_not) = metric.labels.column, metric.labels.prompt_classes
-    names = (column, f"not {column}")
     malformed_flags = [
         is_malformed(answer, study.stop_ids, ended_before=False) for answer in answers
     ]
@@ -47,7 +44,11 @@ def split_by_answer(study: Study, keep_text: bool = False) -> AnswerSplit:
             "key",
             "position in the prompt file, from 0",
         ),
-        "cluster": (prompts.clusters, "key", "prompts that depend on each other"),
+        "cluster": (
+            prompts.clusters,
+            "key",
+            "prompts that are not independent of each other share a cluster",
+        ),
         column: (exhibits, "flag", metric.labels.flag),
         "malformed": (
             malformed_flags,
@@ -74,5 +75,5 @@ def split_by_answer(study: Study, keep_text: bool = False) -> AnswerSplit:
         )
     contrast = Contrast(*classes) if all(classes) else OneClass(prompts)
     return AnswerSplit(
-        study.with_prompts(contrast), names, table("tuco-answers", columns), sentence
+        study.with_prompts(contrast), (column, f"not {column}"), table("", columns), sentence
     )

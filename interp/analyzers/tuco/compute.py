@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.analyzers.tuco.options import TucoOptions
 from interp.capture import make_batch
 from interp.engines import Batch
 from interp.experiments.tuning_decomposition import (
@@ -27,66 +27,20 @@ from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Prompt
+from interp.rows import PromptRow, measure, rows_table
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
 
 _BY_BLOCK = ("base_sizes", "tuned_sizes", "cosines")
 _EXTRA_PADDING = 5  # additional columns of padding, to measure rounding
 
 
-@runtime_checkable
-class TucoOptions(Protocol):
-    """Options for passes and claims; see ``interp.analyzers.tuco.Tuco``."""
+class FloorRow:
+    """A prompt read twice by the fine-tuned model, with other padding."""
 
-    @property
-    def granularity(self) -> str:
-        """``block`` or ``sublayer``."""
-        ...
-
-    @property
-    def positions(self) -> str:
-        """``last`` or ``all``."""
-        ...
-
-    @property
-    def order(self) -> int:
-        """Of the norm, 1 or 2."""
-        ...
-
-    @property
-    def drop(self) -> tuple[int, ...]:
-        """Dimensions excluded from norms."""
-        ...
-
-    @property
-    def output(self) -> bool:
-        """Whether ``output_co`` is measured."""
-        ...
-
-    @property
-    def caliper(self) -> int:
-        """Maximum length difference (tokens) for prompts to count as length-matched."""
-        ...
-
-    @property
-    def permutations(self) -> int:
-        """Number of permutations of the labels."""
-        ...
-
-    @property
-    def floor_prompts(self) -> int:
-        """Number of prompts on which the rounding error is measured."""
-        ...
-
-    @property
-    def map_prompts(self) -> int:
-        """Number of prompts for which every token is reported."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """``fast`` or ``full``."""
-        ...
+    group: str = PromptRow.group
+    prompt_id: int = PromptRow.prompt_id
+    tuco: float = measure("share due to rounding alone")
 
 
 @dataclass(frozen=True)
@@ -263,11 +217,6 @@ def rounding_floor(study: Study, options: TucoOptions) -> Table:
             rows += [study.prompts(group).prompts[chosen[row]].id for row in part]
             groups += [group] * len(part)
             values.append(to_host((sums.all_columns or sums.last).betas[-1]))
-    return table(
-        "tuco-floor",
-        {
-            "group": (groups, "key", "class of the prompt"),
-            "prompt_id": (np.array(rows, np.int64), "key", "position in the prompt file, from 0"),
-            "tuco": (np.concatenate(values), "measure", "share due to rounding alone"),
-        },
+    return rows_table(
+        FloorRow, "", {"group": groups, "prompt_id": rows, "tuco": np.concatenate(values)}
     )

@@ -1,4 +1,4 @@
-"""Columns of the table, and claims: TuCo beyond rounding and a control, and the AUC between two
+"""Tables and claims: TuCo beyond rounding and a control, and the AUC between two
 classes.
 """
 
@@ -9,130 +9,189 @@ from typing import Any
 
 import numpy as np
 
-from interp.analyzers.tuco.compute import GroupContributions, TucoOptions
+from interp.analyzers.framework import prompt_rows
+from interp.analyzers.tuco.compute import GroupContributions
 from interp.analyzers.tuco.label_permutations import LabelPermutations, too_few_note
+from interp.analyzers.tuco.options import TucoOptions
 from interp.claims import Claim, Draws, auc, escape_braces, mean
 from interp.claims.control_fine_tunes import (
+    ControlRow,
     beyond_new_control,
     comparison_sentence,
     control_range,
     controls_phrase,
 )
 from interp.display import shortened
+from interp.experiments.records import records_table
 from interp.maths.auc import pairwise_order
-from interp.table import Table, table
+from interp.rows import DrawRow, LayerRow, PromptRow, key, measure, rows_table, text
+from interp.study import Study
+from interp.table import Table
 
 POSITIVE, NEGATIVE = {"group": "positive"}, {"group": "negative"}
 MAX_ARRANGEMENTS = 2**53
 
 
-def prompt_columns(
-    options: TucoOptions,
+class TucoRow(PromptRow):
+    """Shares of a prompt, and norms of what blocks add."""
+
+    prompt: str = text("its text, shortened")
+    tokens: int = measure("tokens of the prompt")
+    tuco: float = measure(
+        "share due to fine-tuning in what all blocks add, at the last token or over all, as the"
+        " option positions says"
+    )
+    pre_co: float = measure("share due to the base's blocks")
+    output_co: float = measure(
+        "the same share for the last streams of the two models' own passes; NaN where not measured"
+    )
+    base_own: float = measure(
+        "norm of what the base's blocks add on its own stream; NaN where OutputCo was not measured"
+    )
+    beta: float = measure(
+        "largest share after any block, over all tokens, as in the paper; NaN on the fast path"
+    )
+    beta_last: float = measure("largest share after any block, at the last token")
+    control_tuco: float = measure("TuCo, mean over the controls", optional=True)
+
+
+class LayersRow:
+    """A block on a prompt."""
+
+    group: str = PromptRow.group
+    prompt_id: int = PromptRow.prompt_id
+    layer: int = LayerRow.layer
+    beta: float = measure(
+        "share due to fine-tuning in what the blocks up to and including this one added, over all"
+        " tokens; NaN on the fast path"
+    )
+    beta_last: float = measure("the same at the last token")
+    base_size: float = measure("norm of what the base's block adds (PTC)")
+    tuned_size: float = measure("norm of what the fine-tuned block adds minus that (FTC)")
+    cosine: float = measure("cosine of PTC and FTC")
+    error: float = measure(
+        "norm of the stream after this block minus embedding and both sums, relative to the stream"
+    )
+
+
+class TokenRow:
+    """A token of a prompt after a block."""
+
+    group: str = PromptRow.group
+    prompt_id: int = PromptRow.prompt_id
+    position: int = key("token of the prompt, from 0")
+    token: str = text("the token")
+    layer: int = LayerRow.layer
+    beta: float = measure(
+        "share due to fine-tuning in what the blocks up to and including this one added at this"
+        " token"
+    )
+
+
+class TucoControlRow(ControlRow):
+    """Mean TuCo of a control; with two classes also its AUC over length-matched pairs."""
+
+    tuco: float = measure("mean TuCo over all prompts")
+    auc_near: float = measure(
+        "its AUC over length-matched pairs; NaN where there are none", optional=True
+    )
+
+
+class PermutedRow(DrawRow):
+    """AUCs under permuted labels."""
+
+    auc: float = measure("AUC with labels of whole clusters permuted")
+    auc_near: float = measure(
+        "AUC over length-matched pairs, labels permuted among clusters of equal mean length"
+    )
+
+
+def prompt_table(
+    study: Study,
     results: Sequence[GroupContributions],
     controls: Sequence[Sequence[GroupContributions]],
-    names: tuple[str, str],
-) -> dict[str, tuple]:
-    """One row per prompt; ``names`` of the two classes."""
+) -> Table:
+    """One row per prompt of the study."""
+    tuco = joined(results, "tuco")
+    of_controls = [joined(control, "tuco") for control in controls]
+    prompts = [shortened(prompt.text) for part in results for prompt in part.prompts]
+    return prompt_rows(
+        study,
+        TucoRow,
+        prompt=np.array(prompts, object),
+        tokens=joined(results, "lengths"),
+        tuco=tuco,
+        pre_co=1 - tuco,
+        output_co=joined(results, "output_co"),
+        base_own=joined(results, "base_own"),
+        beta=joined(results, "betas").max(1),
+        beta_last=joined(results, "betas_last").max(1),
+        **({"control_tuco": np.mean(of_controls, 0)} if controls else {}),
+    )
 
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in results])
 
-    tuco = joined("tuco")
+def layer_table(results: Sequence[GroupContributions]) -> Table:
+    """One row per prompt and block."""
     columns = {
-        "group": (
-            [part.group for part in results for _ in part.prompts],
-            "key",
-            f"class of the prompt: {names[0]} prompts are positive",
-        ),
-        "prompt_id": (
-            [p.id for part in results for p in part.prompts],
-            "key",
-            "position in the prompt file, from 0",
-        ),
-        "cluster": (
-            [p.cluster for part in results for p in part.prompts],
-            "key",
-            "prompts that depend on each other",
-        ),
-        "prompt": (
-            [shortened(p.text) for part in results for p in part.prompts],
-            "text",
-            "its text, shortened",
-        ),
-        "tokens": (joined("lengths"), "measure", "tokens of the prompt"),
-        "tuco": (
-            tuco,
-            "measure",
-            f"share due to fine-tuning in what all blocks add {tokens_clause(options)}",
-        ),
-        "pre_co": (1 - tuco, "measure", "share due to the base's blocks"),
-        "output_co": (
-            joined("output_co"),
-            "measure",
-            (
-                "the same share for the last streams of the two models' own passes; NaN where not"
-                " measured"
-            ),
-        ),
-        "base_own": (
-            joined("base_own"),
-            "measure",
-            (
-                "norm of what the base's blocks add on its own stream; NaN where OutputCo was not"
-                " measured"
-            ),
-        ),
-        "beta": (
-            joined("betas").max(1),
-            "measure",
-            "largest share after any block, over all tokens, as in the paper; NaN on the fast path",
-        ),
-        "beta_last": (
-            joined("betas_last").max(1),
-            "measure",
-            "largest share after any block, at the last token",
-        ),
+        "beta": "betas",
+        "beta_last": "betas_last",
+        "base_size": "base_sizes",
+        "tuned_size": "tuned_sizes",
+        "cosine": "cosines",
+        "error": "errors",
     }
-    if controls:
-        of_controls = (
-            "of the control" if len(controls) == 1 else f"mean of {len(controls)} controls"
-        )
-        columns["control_tuco"] = (
-            np.mean([_joined_tuco(control) for control in controls], 0),
-            "measure",
-            f"TuCo {of_controls}",
-        )
-    return columns
+    prompts = [(part.group, prompt.id) for part in results for prompt in part.prompts]
+    n_layers = results[0].betas.shape[1]
+    return rows_table(
+        LayersRow,
+        "",
+        {
+            "group": [group for group, _ in prompts for _ in range(n_layers)],
+            "prompt_id": np.repeat([prompt_id for _, prompt_id in prompts], n_layers),
+            "layer": np.tile(np.arange(n_layers), len(prompts)),
+            **{column: joined(results, name).ravel() for column, name in columns.items()},
+        },
+    )
 
 
-def _joined_tuco(parts: Sequence[GroupContributions]) -> np.ndarray:
-    return np.concatenate([part.tuco for part in parts])
+def token_table(results: Sequence[GroupContributions]) -> Table:
+    """One row per prompt, position and block, of the first prompts of each class."""
+    rows = [
+        {
+            "group": part.group,
+            "prompt_id": part.prompts[row].id,
+            "position": position,
+            "token": token,
+            "layer": layer,
+            "beta": share,
+        }
+        for part in results
+        for row, (words, shares) in part.tokens.items()
+        for position, token in enumerate(words)
+        for layer, share in enumerate(shares[:, position])
+    ]
+    return records_table(TokenRow, "", rows)
 
 
-def control_columns(
-    options: TucoOptions,
-    controls: Sequence[Sequence[GroupContributions]],
-    columns: dict[str, tuple],
-) -> dict[str, tuple]:
-    """Mean TuCo of each control; with two classes also its AUC over length-matched pairs."""
-    values = [_joined_tuco(control) for control in controls]
-    means = {"tuco": ([value.mean() for value in values], "measure", "mean TuCo over all prompts")}
-    positive = np.array([group == "positive" for group in columns["group"][0]])
-    if positive.all():
-        return means
-    lengths = np.asarray(columns["tokens"][0])
-    is_matched = np.abs(lengths[positive][:, None] - lengths[~positive][None]) <= options.caliper
-    orders = [pairwise_order(value[positive], value[~positive]) for value in values]
+def joined(parts: Sequence[GroupContributions], name: str) -> np.ndarray:
+    """A number of all prompts, class by class."""
+    return np.concatenate([getattr(part, name) for part in parts])
+
+
+def control_numbers(
+    caliper: int, controls: Sequence[Sequence[GroupContributions]]
+) -> dict[str, list[Any]]:
+    """A number of each control for every column of ``TucoControlRow``."""
+    numbers = {"tuco": [joined(control, "tuco").mean() for control in controls]}
+    if len(controls[0]) < 2:
+        return numbers
+    lengths = [part.lengths for part in controls[0]]
+    is_matched = np.abs(lengths[0][:, None] - lengths[1][None]) <= caliper
+    orders = [pairwise_order(*(part.tuco for part in control)) for control in controls]
     aucs = [
         float(order[is_matched].mean()) if is_matched.any() else float("nan") for order in orders
     ]
-    return means | {
-        "auc_near": (
-            aucs,
-            "measure",
-            "its AUC over length-matched pairs; NaN where there are none",
-        )
-    }
+    return {**numbers, "auc_near": aucs}
 
 
 def tokens_clause(options: TucoOptions) -> str:
@@ -146,24 +205,14 @@ def permuted_aucs(
     """AUCs of ``tuco`` (positive, then negative prompts) under permuted labels: over all and over
     length-matched pairs.
     """
-    matched_aucs = permutations.matched_auc(tuco, options.caliper, options.permutations, seed)
-    return table(
-        "tuco-permuted",
+    draws = options.permutations
+    return rows_table(
+        PermutedRow,
+        "",
         {
-            "draw": (np.arange(options.permutations), "key", "number of the permutation"),
-            "auc": (
-                permutations.auc(tuco, options.permutations, seed),
-                "measure",
-                "AUC with labels of whole clusters permuted",
-            ),
-            "auc_near": (
-                matched_aucs,
-                "measure",
-                (
-                    "AUC over length-matched pairs, labels permuted among clusters of equal mean"
-                    " length"
-                ),
-            ),
+            "draw": np.arange(draws),
+            "auc": permutations.auc(tuco, draws, seed),
+            "auc_near": permutations.matched_auc(tuco, options.caliper, draws, seed),
         },
     )
 

@@ -61,7 +61,7 @@ class LabelPermutations:
 
     @property
     def n_matched_permutations(self) -> int:
-        """Number of distinct arrangements for ``near_auc``."""
+        """Number of distinct arrangements for ``matched_auc``."""
         means = np.round(np.bincount(self.units, weights=self.lengths) / np.bincount(self.units))
         return count_label_arrangements(self.labels, self.units, means)
 

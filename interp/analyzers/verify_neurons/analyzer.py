@@ -1,13 +1,13 @@
 """``VerifyNeurons``: intervene on located neurons and on random sets, on held-out prompts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from interp.analyzers.base import Analyzer
-from interp.analyzers.verify_neurons import tables
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
+from interp.analyzers.framework.analyzer import require_run
 from interp.analyzers.verify_neurons.cost import VerificationSize, verification_work
 from interp.analyzers.verify_neurons.effects import (
     MeasureSets,
@@ -20,6 +20,7 @@ from interp.analyzers.verify_neurons.effects import (
     random_effects,
 )
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
+from interp.analyzers.verify_neurons.tables import build
 from interp.errors import OptionError
 from interp.experiments.ablated_metric import AblatedMetric
 from interp.experiments.conditions import (
@@ -96,28 +97,54 @@ class VerifyNeurons(Analyzer):
 
     name: ClassVar[str] = "verify-neurons"
     version: ClassVar[int] = 11
+    needs: ClassVar[Needs] = Needs(negatives=True, metric=True)
 
     located: InitVar[Table | None] = None
-    ranking: Ranking = field(default=(), metadata={"from_parent": True})
-    selected: int = field(default=0, metadata={"from_parent": True})
-    random_sets: int = 200
-    judged_sets: int = 0
-    dose_draws: int = 5
-    control_prompts: int = 48
-    depth: int = 0
-    reach: float = 0.95
-    directions: tuple[str, ...] = tuple(DIRECTIONS)
-    doses: bool = True
-    cell_sets: int = 19
-    unit: str = field(default="neuron", metadata={"from_parent": True})
-    patch: str = "contribution"
-    excluded: Ranking = ()
-    ablations: tuple[str, ...] = ()
-    examples: int = 3
-    show_answers: bool = False
+    ranking: Ranking = option(
+        (), "Units by descending score, (layer, unit); of the located run.", from_parent=True
+    )
+    selected: int = option(
+        0,
+        "How many of the ranking are the located set; of the located run.",
+        ge=0,
+        from_parent=True,
+    )
+    random_sets: int = option(200, "Matched random sets.", ge=1)
+    judged_sets: int = option(
+        0,
+        "Random sets judged on every control prompt; the others on as many as show that they do"
+        " less than the located set. 0: all.",
+        ge=0,
+    )
+    dose_draws: int = option(5, "Random sets at every second dose.", ge=0)
+    control_prompts: int = option(
+        48, "Prompts for doses and random sets; the conditions use all.", ge=1
+    )
+    depth: int = option(
+        0, "Largest dose, in units; 0: eight times the located set, at least 160.", ge=0
+    )
+    reach: float = option(0.95, "Share of the effect that the smallest dose has.", ge=0, le=1)
+    directions: tuple[str, ...] = option(
+        tuple(DIRECTIONS), "Directions of patching: necessity, alone or before sufficiency."
+    )
+    doses: bool = option(True, "Measure sizes other than the located one too.")
+    cell_sets: int = option(19, "Random sets of the 2 x 2 patching design; 0: no design.", ge=0)
+    unit: str = option("neuron", "What is scored: neuron or head.", from_parent=True)
+    patch: str = option(
+        "contribution",
+        "What verification patches in from the other model: contribution (activation and write"
+        " weights) or activation.",
+        choices=tuple(PATCHES),
+    )
+    excluded: Ranking = option((), "Units that no random set draws: [[layer, neuron], ...].")
+    ablations: tuple[str, ...] = option(
+        (), "Further ablations of the set.", choices=FURTHER_ABLATIONS
+    )
+    examples: int = option(3, "Prompts of a class whose answers are kept as text.", ge=0)
+    show_answers: bool = option(False, "Keep example answers to positive prompts too.")
 
     def __post_init__(self, located: Table | None) -> None:
-        self.check_run(located, "located", "locate-neurons")
+        require_run(self, located, "located", "locate-neurons")
         if located is not None and (self.ranking or self.selected):
             raise OptionError(
                 "VerifyNeurons takes a located table or a ranking of your own, not both; give one"
@@ -125,45 +152,39 @@ class VerifyNeurons(Analyzer):
             )
         for name, value in verification_set(located).items() if located is not None else ():
             object.__setattr__(self, name, value)
+        super().__post_init__()
 
-    @classmethod
-    def of(cls, located: Table, **options) -> "VerifyNeurons":
-        """The verifying analyzer for a locating run's table: ``VerifyNeurons(located)``."""
-        return cls(located, **options)
-
-    def check(self, has_base: bool, shape: tuple[int, int] | None = None) -> None:
-        """Raise OptionError for options that cannot be run; ``shape``: ``(L, U)`` of the model's
-        units.
+    def check(self, known: Known) -> None:
+        """Raise OptionError for directions or excluded units that there are none of, and for a
+        patch that needs a base where there is none.
         """
-        layers, units = shape or (np.inf, np.inf)
-        if invalid := [
-            pair for pair in self.excluded if not (0 <= pair[0] < layers and 0 <= pair[1] < units)
-        ]:
+        shape = known.shape
+        if shape and (
+            invalid := [
+                pair
+                for pair in self.excluded
+                if not all(0 <= at < count for at, count in zip(pair, shape, strict=True))
+            ]
+        ):
             raise OptionError(
                 f"excluded is layer {invalid[0][0]}, {self.unit} {invalid[0][1]}; the model has"
-                f" {layers} blocks of {units}"
-            )
-        if self.random_sets < 1:
-            raise OptionError(
-                f"--random-sets {self.random_sets} leaves the claims without a null; use at least"
-                " 19"
-            )
-        if invalid := [name for name in self.ablations if name not in FURTHER_ABLATIONS]:
-            raise OptionError(
-                f"unknown --ablations {invalid[0]!r}; use all, or some of"
-                f" {', '.join(FURTHER_ABLATIONS)}"
+                f" {shape[0]} blocks of {shape[1]}"
             )
         if self.directions not in (("necessity",), tuple(DIRECTIONS)):
             raise OptionError(
                 f"directions {self.directions!r}; use necessity, alone or before sufficiency"
             )
-        if self.patch not in PATCHES:
-            raise OptionError(f"unknown --patch {self.patch!r}; use {' or '.join(PATCHES)}")
-        if self.patch != "contribution" and not has_base:
+        if self.patch != "contribution" and known.has_base is False:
             raise OptionError(
                 f"--patch {self.patch} takes activations from a base, and there is none; give"
                 " --base"
             )
+
+    def require(self, study: Study) -> None:
+        """As ``check``, with the blocks of the model and the units of a block too."""
+        super().require(study)
+        anatomy = study.pair.tuned.anatomy
+        self.check(Known(shape=(anatomy.n_layers, unit_named(self.unit).count(anatomy))))
 
     def work(self, study: Study) -> Work:
         """Work of answers by both models and under every intervention, of doses and of random
@@ -193,42 +214,27 @@ class VerifyNeurons(Analyzer):
         """Sizes of the prefixes of the ranking that are measured."""
         return sorted({*dose_grid(self._depth), self.selected}) if self.doses else [self.selected]
 
-    def __call__(self, study: Study) -> Table:
+    @property
+    def _located(self) -> Ranking:
+        return self.ranking[: self.selected]
+
+    def run(self, study: Study) -> Result:
         """Run all conditions, doses and random sets, and make claims of the results."""
-        has_base, unit, anatomy = (
-            study.pair.base is not None,
-            unit_named(self.unit),
-            study.pair.tuned.anatomy,
-        )
-        self.check(has_base, (anatomy.n_layers, unit.count(anatomy)))
-        located, donors = (
-            self.ranking[: self.selected],
-            PatchSource.from_study(study, unit, self.patch),
-        )
+        has_base, unit, located = study.pair.base is not None, unit_named(self.unit), self._located
+        donors = PatchSource.from_study(study, unit, self.patch)
         names = self._conditions(has_base) if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
         results = evaluate_conditions(study, donors, located, roles, names)
-        sampling = sampling_options(study)
-        sampled = (
-            []
-            if sampling is None
-            else [
-                sample_answers(study, sampling, name, group, donors.condition(name, located))
-                for name in (*roles, *names)
-                for group in GROUPS
-            ]
-        )
-        changed = changed_answers(results, has_base)
-        rows = sample_rows(
-            study.prompts("positive"),
-            np.flatnonzero(changed).tolist(),
-            self.control_prompts,
-            study.seed,
-        )
+        sampling, changed = sampling_options(study), changed_answers(results, has_base)
         evidence = Evidence(
             results=results,
             changed=changed,
-            rows=rows,
+            rows=sample_rows(
+                study.prompts("positive"),
+                np.flatnonzero(changed).tolist(),
+                self.control_prompts,
+                study.seed,
+            ),
             has_base=has_base,
             selected=self.selected,
             unit=unit,
@@ -236,7 +242,13 @@ class VerifyNeurons(Analyzer):
             examples=self.examples,
             show_answers=self.show_answers,
             patch=self.patch,
-            sampled=sampled,
+            sampled=[
+                sample_answers(study, sampling, name, group, donors.condition(name, located))
+                for name in (*roles, *names)
+                for group in GROUPS
+            ]
+            if sampling is not None
+            else [],
             excluded=len(self.excluded),
             doses=self.doses,
             n_judged_sets=self._n_judged_sets,
@@ -244,19 +256,20 @@ class VerifyNeurons(Analyzer):
         if located and has_base and can_read_weights(study.pair.tuned.anatomy, unit):
             weight_changes = weight_change(study.pair, unit)
             evidence.tuned = sum(bool(weight_changes[pair]) for pair in located)
-        if located and len(rows) and has_base:
+        if located and evidence.rows and has_base:
             norms, changes = contribution_sizes(study, donors)
-            self._draw(study, located, norms, changes, evidence)
+            self._draw(study, norms, changes, evidence)
             evidence.depth = self._depth
+            draws = self._dose_draws(norms, changes, study.seed)
             for direction in self.directions:
-                self._measure(study, donors, direction, (norms, changes), evidence)
+                self._measure(study, donors, direction, draws, evidence)
         elif located and not has_base:
             self._without_base(study, donors, evidence)
         if evidence.random:
             evidence.harmless = harmless_effects(
                 study, donors, evidence, self.control_prompts, self.dose_draws
             )
-        return tables.build(self, study, evidence, self.reach)
+        return build(study, evidence, self.reach, self.parent)
 
     def _conditions(self, has_base: bool) -> list[str]:
         """Names of the interventions to evaluate: those that claims use, and further
@@ -270,16 +283,12 @@ class VerifyNeurons(Analyzer):
         ]
 
     def _draw(
-        self,
-        study: Study,
-        located: Ranking,
-        norms: np.ndarray,
-        changes: np.ndarray | None,
-        evidence: Evidence,
+        self, study: Study, norms: np.ndarray, changes: np.ndarray | None, evidence: Evidence
     ) -> None:
         """Draw random sets of exactly the located size; none where a layer has too few other
         neurons.
         """
+        located = self._located
         drawn = matched_sets(
             located, norms, self.random_sets, study.seed, exclude=self.excluded, changes=changes
         )
@@ -301,28 +310,22 @@ class VerifyNeurons(Analyzer):
         study: Study,
         donors: PatchSource,
         direction: str,
-        sizes: tuple[np.ndarray, np.ndarray],
+        draws: Sequence[UnitSet],
         evidence: Evidence,
     ) -> None:
         """Doses, random sets and 2 x 2 design of one direction; the donor's values are freed
         afterwards.
         """
-        located = self.ranking[: self.selected]
-        draws = self._dose_draws(sizes, study.seed)
         units = {*self.ranking[: max(self._depth, self.selected)]}.union(*evidence.sets, *draws)
         outcomes = Outcomes(study, donors, direction, evidence.rows, units=units)
         numbers = AblatedMetric(study, donors, evidence.rows, direction, units)
         measure_sets = fully_judged_effects(study, direction, outcomes)
-        evidence.dose[direction] = {
-            self.selected: located_effects(direction, outcomes, evidence.results)
-        }
-        self._doses(
-            direction,
-            draws,
-            evidence,
-            measure_sets,
-            number_effects(study, direction, outcomes, numbers),
+        own = located_effects(direction, outcomes, evidence.results)
+        evidence.dose[direction] = self._doses(
+            direction, own, measure_sets, number_effects(study, direction, outcomes, numbers)
         )
+        for draw, effect in zip(draws, measure_sets(draws, "random doses"), strict=True):
+            evidence.random_dose.setdefault((direction, len(draw)), []).append(effect)
         effects = evidence.random[direction] = random_effects(
             study,
             donors,
@@ -330,23 +333,20 @@ class VerifyNeurons(Analyzer):
             evidence.sets,
             outcomes,
             numbers,
-            evidence.dose[direction][len(located)],
+            own,
             self._n_judged_sets,
             units,
             measure_sets,
         )
         evidence.random_dose[direction, self.selected] = effects[: self.dose_draws]
         if self.cell_sets:
-            own_cell, sets = (
-                next(cell for cell, kind in CELLS.items() if kind == PATCHES[self.patch]),
-                evidence.sets,
-            )
+            own_cell = next(cell for cell, kind in CELLS.items() if kind == PATCHES[self.patch])
             evidence.patching[direction] = patch_cells(
                 study,
                 donors,
                 direction,
-                located,
-                sets[: self.cell_sets],
+                self._located,
+                evidence.sets[: self.cell_sets],
                 outcomes,
                 {own_cell: [one["number"] for one in effects]},
                 numbers,
@@ -355,43 +355,28 @@ class VerifyNeurons(Analyzer):
     def _doses(
         self,
         direction: str,
-        draws: Sequence[UnitSet],
-        evidence: Evidence,
+        own: Effects,
         measure_sets: MeasureSets,
         measure_number: Callable[[UnitSet], Effects],
-    ) -> None:
-        """Effects of the located and the random doses; for necessity with the exact k95 of every
-        measure.
+    ) -> dict[int, Effects]:
+        """Effects of the doses by size, with the located set's ``own``; for necessity with the
+        exact k95 of every measure.
         """
-        other_sizes = [k for k in self._sizes if k != self.selected]
-        doses = dict(
-            zip(
-                other_sizes,
-                measure_sets([self.ranking[:k] for k in other_sizes], "located"),
-                strict=True,
-            )
-        )
-        doses = dict(sorted({**doses, **evidence.dose[direction]}.items()))
+        sizes = [k for k in self._sizes if k != self.selected]
+        others = measure_sets([self.ranking[:k] for k in sizes], "located")
+        doses = {self.selected: own, **dict(zip(sizes, others, strict=True))}
+        doses = dict(sorted(doses.items()))
         if direction == "necessity" and self.doses:
-            doses = bisect_dose(
-                lambda one: measure_sets([one], "located")[0],
-                self.ranking,
-                doses,
-                self.reach,
-                "behaviour",
-            )
-            doses = bisect_dose(measure_number, self.ranking, doses, self.reach, "recovery")
-        evidence.dose[direction] = doses
-        for draw, effect in zip(draws, measure_sets(draws, "random doses"), strict=True):
-            evidence.random_dose.setdefault((direction, len(draw)), []).append(effect)
+            for measure, name in (
+                (lambda one: measure_sets([one], "located")[0], "behaviour"),
+                (measure_number, "recovery"),
+            ):
+                doses = bisect_dose(measure, self.ranking, doses, self.reach, name)
+        return doses
 
-    def _dose_draws(self, contributions: tuple[np.ndarray, np.ndarray], seed: int) -> list[UnitSet]:
+    def _dose_draws(self, norms: np.ndarray, changes: np.ndarray, seed: int) -> list[UnitSet]:
         """Random sets at every second size, in addition to those of the located size."""
-        (norms, changes), excluded, drawn = (
-            contributions,
-            [*self.ranking[: self.selected], *self.excluded],
-            [],
-        )
+        excluded, drawn = [*self._located, *self.excluded], []
         for k in [k for k in self._sizes if k != self.selected][::2]:
             prefix = self.ranking[:k]
             draws = matched_sets(
@@ -402,13 +387,12 @@ class VerifyNeurons(Analyzer):
 
     def _without_base(self, study: Study, donors: PatchSource, evidence: Evidence) -> None:
         """Without a base the effect is the share of the behaviour lost under mean ablation."""
-        located = self.ranking[: self.selected]
-        self._draw(study, located, contribution_norms(study, donors), None, evidence)
+        self._draw(study, contribution_norms(study, donors), None, evidence)
         subset = subsample_study(study, self.control_prompts)
         row_of_id = {prompt.id: row for row, prompt in enumerate(study.prompts("positive"))}
         evidence.rows = [row_of_id[prompt.id] for prompt in subset.contrast.positive]
         unedited = evaluate_condition(
-            subset, "tuned", "positive", donors.condition("tuned", located)
+            subset, "tuned", "positive", donors.condition("tuned", self._located)
         )
         if not unedited.exhibits.any():
             return
@@ -426,7 +410,7 @@ class VerifyNeurons(Analyzer):
                 "judged": len(evidence.rows),
             }
 
-        evidence.dose["necessity"] = {self.selected: lost(located)}
+        evidence.dose["necessity"] = {self.selected: lost(self._located)}
         evidence.random["necessity"] = [
             study.part(f"necessity {set_name(draw)}", lambda draw=draw: lost(draw))
             for draw in study.progress(evidence.sets, "necessity, random sets")

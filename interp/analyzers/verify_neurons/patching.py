@@ -4,27 +4,60 @@ per random set, per cell.
 
 import numpy as np
 
+from interp import claims
 from interp.analyzers.verify_neurons.evidence import Evidence
-from interp.claims import mean, measure
+from interp.analyzers.verify_neurons.keys import DirectionRow, PositivePromptRow
+from interp.experiments.records import records_table
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import permutation_p
+from interp.rows import DrawRow, columns_of, flag, key, measure
 from interp.study import Study
 from interp.table import Table, as_binary, table
 
-_KEYS = {
-    "direction": (
-        "key",
-        "necessity: base into fine-tuned model; sufficiency: fine-tuned model into base",
-    ),
-    "activation_from": (
-        "key",
-        "whose activation h of the units: the donor's or the receiver's own",
-    ),
-    "weights_from": (
-        "key",
-        "whose write weights W of the units: the donor's or the receiver's own",
-    ),
-}
+
+class CellRow(DirectionRow):
+    """A row of a direction and a cell of the design."""
+
+    activation_from: str = key("whose activation h of the units: the donor's or the receiver's own")
+    weights_from: str = key("whose write weights W of the units: the donor's or the receiver's own")
+
+
+class PatchingRow(PositivePromptRow, CellRow):
+    """A row per cell and control prompt; the metric and its labels name the last four columns."""
+
+    number: float = measure("the metric's number under the patch")
+    receiver: float = measure("the receiver's own number")
+    donor: float = measure("the donor's own number")
+    exhibits: bool = flag("the answer shows the behaviour")
+
+
+class PatchingRandomRow(DrawRow, CellRow):
+    """A row per cell and random set."""
+
+    number: float = measure("mean of the metric's number under the patch")
+    effect: float = measure("share of the gap closed; NaN where there is no gap")
+
+
+class PatchingCellRow(CellRow):
+    """A row per cell; the metric's labels name the last three columns."""
+
+    n: int = measure("prompts")
+    effect: float = measure(
+        "share of the gap between both models' numbers that is closed; NaN where the gap's interval"
+        " covers 0"
+    )
+    low: float = measure("lower end of its 95 % interval over clusters")
+    high: float = measure("upper end of its 95 % interval over clusters")
+    random: float = measure("mean effect of the matched random sets")
+    random_low: float = measure("their 2.5 % quantile")
+    random_high: float = measure("their 97.5 % quantile")
+    p: float = measure("(1 + b) / (1 + n) over the random sets")
+    rate: float = measure("share of answers that show the behaviour")
+    rate_low: float = measure("lower end of its 95 % interval over clusters")
+    rate_high: float = measure("upper end of its 95 % interval over clusters")
+
+
+_KEYS = tuple(columns_of(CellRow))
 
 
 def patching_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
@@ -40,55 +73,44 @@ def patching_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
 
 
 def _prompts(study: Study, evidence: Evidence) -> Table:
-    words, chosen = (
-        study.require_metric().labels,
-        [study.prompts("positive").prompts[row] for row in evidence.rows],
-    )
-    blocks = []
-    for direction, patched in evidence.patching.items():
-        for cell, numbers in patched.numbers.items():
-            keys = np.full((len(chosen), 3), (direction, *cell), dtype=object)
-            blocks.append((keys, numbers, patched.receiver, patched.donor, patched.exhibits[cell]))
-    keys = np.concatenate([block[0] for block in blocks]) if blocks else np.zeros((0, 3), object)
-    columns = [
-        np.concatenate([block[at] for block in blocks]) if blocks else np.zeros(0)
-        for at in range(1, 5)
-    ]
-    number, receiver, donor, exhibits = columns
-    return table(
-        "patching",
+    words, positive = study.require_metric().labels, study.prompts("positive").prompts
+    records = [
         {
-            **{name: (keys[:, at], *_KEYS[name]) for at, name in enumerate(_KEYS)},
-            "prompt_id": (
-                np.array([p.id for p in chosen] * len(blocks), np.int64),
-                "key",
-                "position in the prompt file",
-            ),
-            "cluster": (
-                [p.cluster for p in chosen] * len(blocks),
-                "key",
-                "prompts that intervals take as one",
-            ),
-            words.short: (number, "measure", f"{words.number} under the patch", words.prompt_unit),
-            f"{words.short}_receiver": (
-                receiver,
-                "measure",
-                f"the receiver's own {words.number}",
-                words.prompt_unit,
-            ),
-            f"{words.short}_donor": (
-                donor,
-                "measure",
-                f"the donor's own {words.number}",
-                words.prompt_unit,
-            ),
-            words.column: (exhibits.astype(bool), "flag", words.flag),
+            **dict(zip(_KEYS, (direction, *cell), strict=True)),
+            "prompt_id": positive[row].id,
+            "cluster": positive[row].cluster,
+            "number": number,
+            "receiver": receiver,
+            "donor": donor,
+            "exhibits": exhibits,
+        }
+        for direction, patched in evidence.patching.items()
+        for cell, numbers in patched.numbers.items()
+        for row, number, receiver, donor, exhibits in zip(
+            evidence.rows,
+            numbers,
+            patched.receiver,
+            patched.donor,
+            patched.exhibits[cell],
+            strict=True,
+        )
+    ]
+    return records_table(
+        PatchingRow,
+        "patching",
+        records,
+        rename={
+            "number": words.short,
+            "receiver": f"{words.short}_receiver",
+            "donor": f"{words.short}_donor",
+            "exhibits": words.column,
         },
+        units=dict.fromkeys(("number", "receiver", "donor"), words.prompt_unit),
     )
 
 
 def _random(study: Study, evidence: Evidence) -> Table:
-    words, rows = study.require_metric().labels, []
+    words, records = study.require_metric().labels, []
     clusters = [study.prompts("positive").prompts[row].cluster for row in evidence.rows]
     for direction, patched in evidence.patching.items():
         receiver_mean = float(patched.receiver.mean())
@@ -98,90 +120,65 @@ def _random(study: Study, evidence: Evidence) -> Table:
         gap = cluster_interval(donor, clusters, minus=receiver)
         # no effect is reported where the gap's interval covers 0, as for the located set
         gap_value = gap.value if gap.low > 0 or gap.high < 0 else np.nan
-        for cell, means in patched.random.items():
-            rows += [
-                (direction, *cell, draw, found, (found - receiver_mean) / gap_value + 0.0)
-                for draw, found in enumerate(means)
-            ]
-    columns = list(zip(*rows, strict=True)) if rows else [[]] * 6
-    return table(
+        records += [
+            {
+                **dict(zip(_KEYS, (direction, *cell), strict=True)),
+                "draw": draw,
+                "number": number,
+                "effect": (number - receiver_mean) / gap_value + 0.0,
+            }
+            for cell, means in patched.random.items()
+            for draw, number in enumerate(means)
+        ]
+    return records_table(
+        PatchingRandomRow,
         "patching-random",
-        {
-            **{
-                name: (np.array(columns[at], object), *_KEYS[name]) for at, name in enumerate(_KEYS)
-            },
-            "draw": (np.array(columns[3], np.int64), "key", "number of the random set"),
-            words.short: (
-                np.array(columns[4], float),
-                "measure",
-                f"mean {words.number} under the patch",
-                words.unit,
-            ),
-            "effect": (
-                np.array(columns[5], float),
-                "measure",
-                "share of the gap closed; NaN where there is no gap",
-            ),
-        },
+        records,
+        rename={"number": words.short},
+        units={"number": words.unit},
     )
 
 
 def _cells(study: Study, prompts: Table, random: Table) -> Table:
     """One row per direction and cell, computed from the two other tables."""
     run, words = table("patching", {}, tables={"patching": prompts}), study.require_metric().labels
-    short = words.short
-    receiver, rows = {"column": f"{short}_receiver"}, []
-    for key in dict.fromkeys(zip(*(prompts[name].tolist() for name in _KEYS), strict=True)):
-        where = dict(zip(_KEYS, key, strict=True))
+    receiver, records = {"column": f"{words.short}_receiver"}, []
+    for cell in dict.fromkeys(zip(*(prompts[name].tolist() for name in _KEYS), strict=True)):
+        where = dict(zip(_KEYS, cell, strict=True))
         source = {"table": "patching", "where": where}
-        effect = measure(
-            mean(
-                short,
-                minus=receiver,
-                over={"column": f"{short}_donor", "minus": receiver},
-                **source,
-            ),
-            run,
+        over = {"column": f"{words.short}_donor", "minus": receiver}
+        effect = claims.measure(claims.mean(words.short, minus=receiver, over=over, **source), run)
+        share = claims.measure(claims.mean(words.column, **source), run)
+        in_cell, null_in_cell = (
+            np.logical_and.reduce([part[name] == value for name, value in where.items()])
+            for part in (prompts, random)
         )
-        shares = measure(mean(words.column, **source), run)[:3]
-        mask = np.logical_and.reduce([random[name] == value for name, value in where.items()])
-        null_effects = random["effect"][mask]
-        low, high = (
-            np.quantile(null_effects, [0.025, 0.975]) if null_effects.size else (np.nan, np.nan)
+        null = random["effect"][null_in_cell]
+        low, high = np.quantile(null, [0.025, 0.975]) if null.size else (np.nan, np.nan)
+        records.append(
+            {
+                **where,
+                "n": in_cell.sum(),
+                # no effect over a gap below zero is -0.0
+                "effect": effect.value + 0.0,
+                "low": effect.low + 0.0,
+                "high": effect.high + 0.0,
+                "random": null.mean() if null.size else np.nan,
+                "random_low": low,
+                "random_high": high,
+                "p": permutation_p(effect.value, null) if np.isfinite(null).all() else np.nan,
+                "rate": share.value,
+                "rate_low": share.low,
+                "rate_high": share.high,
+            }
         )
-        null = (null_effects.mean() if null_effects.size else np.nan, low, high)
-        p = permutation_p(effect.value, null_effects) if np.isfinite(null_effects).all() else np.nan
-        count = int(
-            np.logical_and.reduce([prompts[name] == value for name, value in where.items()]).sum()
-        )
-        # no effect over a gap below zero is -0.0
-        rows.append((*key, count, *(number + 0.0 for number in effect[:3]), *null, p, *shares))
-    columns = list(zip(*rows, strict=True)) if rows else [[]] * 14
-    meanings = {
-        "effect": (
-            "share of the gap between both models' numbers that is closed; NaN where the gap's"
-            " interval covers 0"
-        ),
-        "low": "lower end of its 95 % interval over clusters",
-        "high": "upper end of its 95 % interval over clusters",
-        "random": "mean effect of the matched random sets",
-        "random_low": "their 2.5 % quantile",
-        "random_high": "their 97.5 % quantile",
-        "p": "(1 + b) / (1 + n) over the random sets",
-        words.column: words.share,
-        f"{words.column}_low": "lower end of its 95 % interval over clusters",
-        f"{words.column}_high": "upper end of its 95 % interval over clusters",
-    }
-    return table(
+    return records_table(
+        PatchingCellRow,
         "patching-cells",
-        {
-            **{
-                name: (np.array(columns[at], object), *_KEYS[name]) for at, name in enumerate(_KEYS)
-            },
-            "n": (np.array(columns[3], np.int64), "measure", "prompts"),
-            **{
-                name: (np.array(columns[at], float), "measure", said)
-                for at, (name, said) in enumerate(meanings.items(), 4)
-            },
+        records,
+        rename={
+            "rate": words.column,
+            "rate_low": f"{words.column}_low",
+            "rate_high": f"{words.column}_high",
         },
     )

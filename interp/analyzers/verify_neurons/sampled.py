@@ -6,14 +6,38 @@ import numpy as np
 
 from interp.analyzers.verify_neurons.behaviour import MIN_DIFFERENCE
 from interp.analyzers.verify_neurons.evidence import Evidence
+from interp.analyzers.verify_neurons.keys import ClassRow, ConditionRow
 from interp.claims import Claim, escape_braces, mean
+from interp.experiments.records import records_table
 from interp.experiments.sampled import sampling_options
 from interp.maths.intervals import cluster_interval
 from interp.metrics import Sampling
+from interp.rows import PromptRow, flag, key, measure
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table
 
-_CONDITION = "which model answered, under which intervention"
+
+class SampleRow(PromptRow, ConditionRow):
+    """A row per sampled answer; the column ``exhibits`` is stored under the behaviour's name."""
+
+    sample: int = key(
+        "number of the sample; equal numbers use equal random numbers in every condition"
+    )
+    exhibits: bool = flag("the sampled answer shows the behaviour")
+
+
+class SampledRateRow(ClassRow):
+    """A row per condition and class; the column ``value`` is stored under the behaviour's name."""
+
+    n: int = measure("prompts")
+    samples: int = measure("answers sampled to each")
+    value: float = measure("share of sampled answers that show the behaviour")
+    low: float = measure("lower end of its 95 % interval over clusters of prompts")
+    high: float = measure("upper end of its 95 % interval over clusters of prompts")
+    mixed: float = measure(
+        "share of prompts with both samples that show the behaviour and samples that do not"
+    )
+    greedy: float = measure("share of greedy answers that show the behaviour")
 
 
 def sampled_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
@@ -24,96 +48,47 @@ def sampled_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
     if sampling is None or not evidence.sampled:
         return {}
     return {
-        "samples": _samples(study, sampling, evidence),
+        "samples": _samples(study, evidence),
         "sampled": _rates(study, sampling, evidence),
     }
 
 
-def _samples(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
-    words, n_samples = study.require_metric().labels, sampling.samples
-    sizes = [item.exhibits.size for item in evidence.sampled]
-    sets = [study.prompts(item.group) for item in evidence.sampled]
-    clusters = [np.repeat(np.array(prompts.clusters, object), n_samples) for prompts in sets]
-    return table(
-        "samples",
+def _samples(study: Study, evidence: Evidence) -> Table:
+    records = [
         {
-            "condition": (
-                np.repeat(np.array([one.condition for one in evidence.sampled], object), sizes),
-                "key",
-                _CONDITION,
-            ),
-            "group": (
-                np.repeat(np.array([one.group for one in evidence.sampled], object), sizes),
-                "key",
-                "class of the prompt",
-            ),
-            "prompt_id": (
-                np.concatenate(
-                    [np.repeat([prompt.id for prompt in prompts], n_samples) for prompts in sets]
-                ),
-                "key",
-                "position in the prompt file",
-            ),
-            "cluster": (np.concatenate(clusters), "key", "prompts that intervals take as one"),
-            "sample": (
-                np.concatenate([np.tile(np.arange(n_samples), len(prompts)) for prompts in sets]),
-                "key",
-                ("number of the sample; equal numbers use equal random numbers in every condition"),
-            ),
-            words.column: (
-                np.concatenate([item.exhibits.ravel() for item in evidence.sampled]),
-                "flag",
-                f"{words.flag}, of a sampled answer",
-            ),
-        },
-    )
+            "condition": item.condition,
+            "group": item.group,
+            "prompt_id": prompt.id,
+            "cluster": prompt.cluster,
+            "sample": sample,
+            "exhibits": exhibits,
+        }
+        for item in evidence.sampled
+        for prompt, samples in zip(study.prompts(item.group), item.exhibits, strict=True)
+        for sample, exhibits in enumerate(samples)
+    ]
+    column = study.require_metric().labels.column
+    return records_table(SampleRow, "samples", records, rename={"exhibits": column})
 
 
 def _rates(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
-    words, conditions = study.require_metric().labels, evidence.sampled
-    rates = [
-        cluster_interval(
-            item.exhibits.ravel(), np.repeat(study.prompts(item.group).clusters, sampling.samples)
-        )
-        for item in conditions
-    ]
-    mixed = [float((item.exhibits.any(1) & ~item.exhibits.all(1)).mean()) for item in conditions]
-    greedy = [
-        float(evidence.require(item.condition, item.group).exhibits.mean()) for item in conditions
-    ]
-    return table(
-        "sampled",
+    records = [
         {
-            "condition": ([item.condition for item in conditions], "key", _CONDITION),
-            "group": ([item.group for item in conditions], "key", "class of the prompts"),
-            "n": ([len(item.exhibits) for item in conditions], "measure", "prompts"),
-            "samples": ([sampling.samples] * len(conditions), "measure", "answers sampled to each"),
-            words.column: (
-                [one.value for one in rates],
-                "measure",
-                f"{words.share}, of sampled answers",
-            ),
-            "low": (
-                [one.low for one in rates],
-                "measure",
-                "lower end of its 95 % interval over clusters of prompts",
-            ),
-            "high": (
-                [one.high for one in rates],
-                "measure",
-                "upper end of its 95 % interval over clusters of prompts",
-            ),
-            "mixed": (
-                mixed,
-                "measure",
-                (
-                    "share of prompts with both samples that show the behaviour and samples that do"
-                    " not"
-                ),
-            ),
-            "greedy": (greedy, "measure", f"{words.share}, of greedy answers"),
-        },
-    )
+            "condition": item.condition,
+            "group": item.group,
+            "n": len(item.exhibits),
+            "samples": sampling.samples,
+            "mixed": (item.exhibits.any(1) & ~item.exhibits.all(1)).mean(),
+            "greedy": evidence.require(item.condition, item.group).exhibits.mean(),
+            **cluster_interval(
+                item.exhibits.ravel(),
+                np.repeat(study.prompts(item.group).clusters, sampling.samples),
+            )._asdict(),
+        }
+        for item in evidence.sampled
+    ]
+    column = study.require_metric().labels.column
+    return records_table(SampledRateRow, "sampled", records, rename={"value": column})
 
 
 def sampled_behaviour_claim(study: Study, sampling: Sampling, evidence: Evidence) -> Claim:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from interp.claims import ALPHA, Claim, mean, statistic
 from interp.errors import OptionError
+from interp.rows import flag, key, measure
 from interp.sae.analysis import concept_shift as shifts
 from interp.sae.analysis.token_labels import Texts
 
-Columns = dict[str, tuple]
+Columns = dict[str, NDArray]
 
 
 class ModelShifts(NamedTuple):
@@ -78,94 +79,99 @@ class ConceptShifts:
         return models, member
 
 
+_TIMES = f"{shifts.CONTROL_FACTOR:g} times"
+_PAIRWISE = "mean cosine of the shifts of two tokens from different clusters"
+_ALIGNED = "mean cosine of a token's shift and its concept's shift"
+_CENTRED = "shift minus the mean shift of all tokens"
+_EXCESS = (
+    "its squared {} minus that of {} the control's, from pairs of tokens of different clusters"
+)
+
+
+class ConceptRow:
+    """A row per concept; the optional columns compare it with control fine-tunes."""
+
+    concept: int = key("number of the concept, by decreasing size")
+    tokens: int = measure("its tokens in the half that defines concepts")
+    shift: float = measure("length of its mean shift")
+    relative: float = measure("the same divided by the spread of the base's states")
+    own: float = measure(
+        "length of the difference between its shift and the mean shift of all tokens"
+    )
+    pairwise: float = measure(_PAIRWISE)
+    pairwise_low: float = measure(f"lower end of its interval over clusters: {_PAIRWISE}")
+    pairwise_high: float = measure(f"upper end of its interval over clusters: {_PAIRWISE}")
+    aligned: float = measure(_ALIGNED)
+    aligned_low: float = measure(f"lower end of its interval over clusters: {_ALIGNED}")
+    aligned_high: float = measure(f"upper end of its interval over clusters: {_ALIGNED}")
+    exchange_p: float = measure(
+        "p of a shift as long with models exchanged per document, corrected"
+    )
+    permuted_p: float = measure(
+        "p of a shift as far from the mean shift with concepts assigned to other clusters,"
+        " corrected"
+    )
+    measured: bool = flag("it has enough tokens")
+    shifted: bool = flag("it moves more than with exchanged models")
+    moves_distinctly: bool = flag("its shift differs from that of tokens in general")
+    match: int = measure("the tuned model's concept that it is matched with, -1 for none")
+    gain: float = measure("how much closer its shift brings it to that, on held-out clusters")
+    gain_overall: float = measure("the same for the mean shift of all tokens")
+    cosine_gain: float = measure("increase of the cosine with that")
+    paired: bool = flag("it has a shift and a match")
+    control_shift: float = measure("length of its mean shift in the control", optional=True)
+    excess: float = measure(_EXCESS.format("mean shift", _TIMES), optional=True)
+    excess_low: float = measure("lower end of its interval over clusters", optional=True)
+    excess_high: float = measure("upper end of its interval over clusters", optional=True)
+    beyond_control: bool = flag(
+        f"it moves, at least {_TIMES} as far as in the control", optional=True
+    )
+    control_beyond: bool = flag(f"the reverse: {_TIMES} as far in a control", optional=True)
+    control_own: float = measure(f"length of its {_CENTRED} in the control", optional=True)
+    own_excess: float = measure(_EXCESS.format(_CENTRED, _TIMES), optional=True)
+    own_excess_low: float = measure("lower end of its interval over clusters", optional=True)
+    own_excess_high: float = measure("upper end of its interval over clusters", optional=True)
+    own_beyond_control: bool = flag(
+        f"it moves distinctly, at least {_TIMES} as far as in the control", optional=True
+    )
+    control_own_beyond: bool = flag(f"the reverse: {_TIMES} as far in a control", optional=True)
+    recovers: float = measure("gain minus gain_overall", optional=True)
+    control_recovers: float = measure(
+        "the same for the control's shift and the control's concept", optional=True
+    )
+    recovers_beyond: float = measure(
+        f"recovers minus {_TIMES} the control's, if that is above 0", optional=True
+    )
+    compared: bool = flag("it has a shift and a match here and in the control", optional=True)
+
+
 def shift_columns(model: ModelShifts, base: Float[NDArray, "N D"]) -> Columns:
     """Shifts of one model, a row per concept; ``base``: the base's states on the half that defines
     concepts.
     """
     measured, recovery = model.measured, model.recovery
     base_spread = float(np.sqrt(np.square(base - base.mean(0)).sum(1).mean()))
-    exchange, permuted = (
-        shifts.corrected_p(measured.exchange_p),
-        shifts.corrected_p(measured.permuted_p),
-    )
-    columns = {
-        "concept": (
-            np.arange(len(measured.tokens)),
-            "key",
-            "number of the concept, by decreasing size",
-        ),
-        "tokens": (measured.tokens, "measure", "its tokens in the half that defines concepts"),
-        "shift": (measured.size, "measure", "length of its mean shift"),
-        "relative": (
-            measured.size / base_spread if base_spread else measured.size,
-            "measure",
-            "the same divided by the spread of the base's states",
-        ),
-        "own": (
-            measured.own,
-            "measure",
-            "length of the difference between its shift and the mean shift of all tokens",
-        ),
-    }
-    meanings = {
-        "pairwise": "mean cosine of the shifts of two tokens from different clusters",
-        "aligned": "mean cosine of a token's shift and its concept's shift",
-    }
-    for name, meaning in meanings.items():
-        value, low, high = getattr(measured, name).T
-        columns[name] = (value, "measure", meaning)
-        columns[f"{name}_low"] = (
-            low,
-            "measure",
-            f"lower end of its interval over clusters: {meaning}",
-        )
-        columns[f"{name}_high"] = (
-            high,
-            "measure",
-            f"upper end of its interval over clusters: {meaning}",
-        )
-    return columns | {
-        "exchange_p": (
-            exchange,
-            "measure",
-            "p of a shift as long with models exchanged per document, corrected",
-        ),
-        "permuted_p": (
-            permuted,
-            "measure",
-            (
-                "p of a shift as far from the mean shift with concepts assigned "
-                "to other clusters, corrected"
-            ),
-        ),
-        "measured": (np.isfinite(measured.size), "flag", "it has enough tokens"),
-        "shifted": (
-            _is_significant(measured.exchange_p),
-            "flag",
-            "it moves more than with exchanged models",
-        ),
-        "moves_distinctly": (
-            _is_significant(measured.permuted_p),
-            "flag",
-            "its shift differs from that of tokens in general",
-        ),
-        "match": (
-            recovery.match,
-            "measure",
-            "the tuned model's concept that it is matched with, -1 for none",
-        ),
-        "gain": (
-            recovery.gain,
-            "measure",
-            "how much closer its shift brings it to that, on held-out clusters",
-        ),
-        "gain_overall": (
-            recovery.by_overall,
-            "measure",
-            "the same for the mean shift of all tokens",
-        ),
-        "cosine_gain": (recovery.cosine_gain, "measure", "increase of the cosine with that"),
-        "paired": (np.isfinite(recovery.gain), "flag", "it has a shift and a match"),
+    return {
+        "concept": np.arange(len(measured.tokens)),
+        "tokens": measured.tokens,
+        "shift": measured.size,
+        "relative": measured.size / base_spread if base_spread else measured.size,
+        "own": measured.own,
+        **{
+            f"{name}{end}": values
+            for name in ("pairwise", "aligned")
+            for end, values in zip(("", "_low", "_high"), getattr(measured, name).T, strict=True)
+        },
+        "exchange_p": shifts.corrected_p(measured.exchange_p),
+        "permuted_p": shifts.corrected_p(measured.permuted_p),
+        "measured": np.isfinite(measured.size),
+        "shifted": _is_significant(measured.exchange_p),
+        "moves_distinctly": _is_significant(measured.permuted_p),
+        "match": recovery.match,
+        "gain": recovery.gain,
+        "gain_overall": recovery.by_overall,
+        "cosine_gain": recovery.cosine_gain,
+        "paired": np.isfinite(recovery.gain),
     }
 
 
@@ -184,7 +190,7 @@ def control_columns(
 
     ``member``, ``clusters``: concept and cluster of each token in ``ModelShifts.differences``.
     """
-    n_concepts, times = len(model_shifts.measured.tokens), f"{shifts.CONTROL_FACTOR:g} times"
+    n_concepts = len(model_shifts.measured.tokens)
 
     def further(
         first: ModelShifts, second: ModelShifts, centred: bool
@@ -195,9 +201,9 @@ def control_columns(
         return shifts.excess(rows[0], rows[1], member, clusters, n_concepts)
 
     columns: Columns = {}
-    for name, centred, p, length, what in (
-        ("", False, "exchange_p", "size", "mean shift"),
-        ("own_", True, "permuted_p", "own", "shift minus the mean shift of all tokens"),
+    for name, centred, p, length in (
+        ("", False, "exchange_p", "size"),
+        ("own_", True, "permuted_p", "own"),
     ):
         # with several controls, use the one in which the concept moves furthest
         per_control = np.stack([further(model_shifts, control, centred) for control in controls])
@@ -208,59 +214,28 @@ def control_columns(
             & (further(control, model_shifts, centred)[:, 1] > 0)
             for control in controls
         ]
-        control_length = np.max([getattr(control.measured, length) for control in controls], 0)
-        flag = _is_significant(getattr(model_shifts.measured, p)) & (gap[:, 1] > 0)
         columns |= {
-            f"control_{name or 'shift'}".rstrip("_"): (
-                control_length,
-                "measure",
-                f"length of its {what} in the control",
+            f"control_{name or 'shift'}".rstrip("_"): np.max(
+                [getattr(control.measured, length) for control in controls], 0
             ),
-            f"{name}excess": (
-                gap[:, 0],
-                "measure",
-                (
-                    f"its squared {what} minus that of {times} the control's, from pairs of"
-                    " tokens "
-                    "of different clusters"
-                ),
-            ),
-            f"{name}excess_low": (gap[:, 1], "measure", "lower end of its interval over clusters"),
-            f"{name}excess_high": (gap[:, 2], "measure", "upper end of its interval over clusters"),
-            f"{name}beyond_control": (
-                flag,
-                "flag",
-                f"it moves, at least {times} as far as in the control",
-            ),
-            f"control_{name}beyond": (
-                np.any(reverse, 0),
-                "flag",
-                f"the reverse: {times} as far in a control",
-            ),
+            f"{name}excess": gap[:, 0],
+            f"{name}excess_low": gap[:, 1],
+            f"{name}excess_high": gap[:, 2],
+            f"{name}beyond_control": _is_significant(getattr(model_shifts.measured, p))
+            & (gap[:, 1] > 0),
+            f"control_{name}beyond": np.any(reverse, 0),
         }
     recovers = model_shifts.recovery.gain - model_shifts.recovery.by_overall
     control_recovers = np.max(
         [control.recovery.gain - control.recovery.by_overall for control in controls], 0
     )
     return columns | {
-        "recovers": (recovers, "measure", "gain minus gain_overall"),
-        "control_recovers": (
-            control_recovers,
-            "measure",
-            "the same for the control's shift and the control's concept",
-        ),
-        "recovers_beyond": (
-            recovers
-            - shifts.CONTROL_FACTOR * np.fmax(control_recovers, 0.0)
-            + 0.0 * control_recovers,
-            "measure",
-            f"recovers minus {times} the control's, if that is above 0",
-        ),
-        "compared": (
-            np.isfinite(recovers + control_recovers),
-            "flag",
-            "it has a shift and a match here and in the control",
-        ),
+        "recovers": recovers,
+        "control_recovers": control_recovers,
+        "recovers_beyond": recovers
+        - shifts.CONTROL_FACTOR * np.fmax(control_recovers, 0.0)
+        + 0.0 * control_recovers,
+        "compared": np.isfinite(recovers + control_recovers),
     }
 
 
@@ -271,15 +246,15 @@ def claims_of(columns: Columns, controls: int) -> list[Claim]:
     Without controls the claims have no reference and are never supported: any fine-tuning shows
     such numbers.
     """
-    measured = bool(columns["measured"][0].any())
+    measured = bool(columns["measured"].any())
     if not controls:
         claims = [_share_without_control(*each) for each in _SHARES if measured]
-        return claims + ([_recovery_without_control()] if columns["paired"][0].any() else [])
+        return claims + ([_recovery_without_control()] if columns["paired"].any() else [])
     which = (
         "in the control fine-tune" if controls == 1 else f"in each of {controls} control fine-tunes"
     )
     claims = [_share_beyond_control(*each, which) for each in _SHARES if measured]
-    return claims + ([_recovery_beyond_control(which)] if columns["compared"][0].any() else [])
+    return claims + ([_recovery_beyond_control(which)] if columns["compared"].any() else [])
 
 
 _MEASURED = {"where": {"measured": True}}

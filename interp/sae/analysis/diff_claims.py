@@ -11,11 +11,44 @@ import numpy as np
 
 from interp.claims import Claim, mean, statistic
 from interp.claims.control_fine_tunes import beyond_new_control, controls_table
+from interp.rows import columns_of, flag, key, measure, rows_table, text
 from interp.sae.analysis.classes import CHANGED, CLASSES
-from interp.table import Table, table
+from interp.table import Table
 
 KINDS = {"tuned-only": ("tuned-only",), "base-only": ("base-only",), "changed": CHANGED}
 """The claims about a pair, and the classes that count for each."""
+
+
+class LatentRow:
+    """A row per latent of a dictionary; ``kind`` is stored as ``class``."""
+
+    latent: int = key("number of the latent in its dictionary")
+    kind: str = text("; ".join(f"{name}: {meaning}" for name, meaning in CLASSES.items()))
+    claimed: bool = flag(
+        "the class is claimed: by its entire interval and, if specific to one model, beyond"
+        " exchanged models"
+    )
+
+
+class ControlRow:
+    """A row per latent of all control pairs' dictionaries."""
+
+    row: int = key("index of the latent over all control pairs")
+    control: int = key("number of the control pair, in the given order")
+
+
+class ControlLatentRow(LatentRow, ControlRow):
+    """The columns of ``ControlRow``, then those of ``LatentRow``."""
+
+
+class ClassCountRow:
+    """A row per pair and class; ``kind`` is stored as ``class``."""
+
+    pair: str = key("whose dictionary: this pair's, or a control's")
+    kind: str = key("what became of a latent")
+    latents: int = measure("latents of the class")
+    claimed: int = measure("those of them that are claimed")
+    live: int = measure("all latents of the pair except silent ones")
 
 
 def flags(classes: np.ndarray, claimed: np.ndarray, kinds: Iterable[str]) -> dict[str, tuple]:
@@ -26,7 +59,7 @@ def flags(classes: np.ndarray, claimed: np.ndarray, kinds: Iterable[str]) -> dic
             _flag(kind): (
                 np.isin(classes, KINDS[kind]) & claimed,
                 "flag",
-                f"claimed to be {' or '.join(KINDS[kind])}",
+                f"claimed to be {_either(kind)}",
             )
             for kind in kinds
         },
@@ -37,6 +70,10 @@ def _flag(kind: str) -> str:
     return f"claimed_{kind.replace('-', '_')}"
 
 
+def _either(kind: str) -> str:
+    return " or ".join(KINDS[kind])
+
+
 def control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
     """Table of kind "sae-diff-control": the class of each latent of the control pairs'
     dictionaries.
@@ -45,50 +82,38 @@ def control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
         np.concatenate([control[name] for control in controls]) for name in ("class", "claimed")
     )
     counts = [len(control) for control in controls]
-    return table(
+    return rows_table(
+        ControlLatentRow,
         "sae-diff-control",
         {
-            "row": (np.arange(len(classes)), "key", "index of the latent over all control pairs"),
-            "control": (
-                np.repeat(np.arange(len(controls)), counts),
-                "key",
-                "number of the control pair, in the given order",
-            ),
-            "latent": (
-                np.concatenate([np.arange(count) for count in counts]),
-                "key",
-                "number of the latent in this pair's dictionary",
-            ),
-            "class": class_column(classes),
-            "claimed": (claimed, "flag", "the class is claimed"),
-            **flags(classes, claimed, kinds),
+            "row": np.arange(len(classes)),
+            "control": np.repeat(np.arange(len(controls)), counts),
+            "latent": np.concatenate([np.arange(count) for count in counts]),
+            "kind": classes,
+            "claimed": claimed,
         },
+        rename={"kind": "class"},
+        extra=flags(classes, claimed, kinds),
     )
 
 
 def control_shares(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
     """Share of live latents claimed to be of each kind, per control; NaN if no latent is live."""
-    is_live = [control["class"] != "silent" for control in controls]
-    columns = {}
-    for kind in kinds:
-        shares = [
-            (
-                float(
-                    flags(control["class"], control["claimed"], [kind])[_flag(kind)][0][
-                        alive
-                    ].mean()
-                )
-                if alive.any()
-                else float("nan")
-            )
-            for control, alive in zip(controls, is_live, strict=True)
-        ]
-        columns[_flag(kind)] = (
-            shares,
+    columns = {
+        _flag(kind): (
+            [_live_share(control, kind) for control in controls],
             "measure",
-            f"share of live latents claimed to be {' or '.join(KINDS[kind])}",
+            f"share of live latents claimed to be {_either(kind)}",
         )
+        for kind in kinds
+    }
     return controls_table([_name(control) for control in controls], columns)
+
+
+def _live_share(control: Table, kind: str) -> float:
+    live = control["class"] != "silent"
+    counts = np.isin(control["class"], KINDS[kind]) & control["claimed"]
+    return float(counts[live].mean()) if live.any() else float("nan")
 
 
 def _name(control: Table) -> str:
@@ -112,16 +137,11 @@ def class_counts(classes: np.ndarray, claimed: np.ndarray, controls: Sequence[Ta
         for pair, (one, sure) in by_pair.items()
         for kind in CLASSES
     ]
-    pairs, kinds, latents, n_claimed, live = zip(*rows, strict=True)
-    return table(
+    return rows_table(
+        ClassCountRow,
         "sae-diff-classes",
-        {
-            "pair": (list(pairs), "key", "whose dictionary: this pair's, or a control's"),
-            "class": (list(kinds), "key", "what became of a latent"),
-            "latents": (list(latents), "measure", "latents of the class"),
-            "claimed": (list(n_claimed), "measure", "those of them that are claimed"),
-            "live": (list(live), "measure", "all latents of the pair except silent ones"),
-        },
+        dict(zip(columns_of(ClassCountRow), zip(*rows, strict=True), strict=True)),
+        rename={"kind": "class"},
     )
 
 
@@ -129,13 +149,15 @@ def claims_of(kind: str, controls: Sequence[Table]) -> list[Claim]:
     """Claim that more latents are of a kind than in the control pairs; with several controls also
     than in a new one.
     """
-    column = _flag(kind)
-    share = mean(column, cluster="latent", where={"live": True})
     claims = [_claim(kind, controls)]
     if len(controls) > 1 and all((control["class"] != "silent").any() for control in controls):
-        subject = f"the share of {' or '.join(KINDS[kind])} latents"
         claim = beyond_new_control(
-            f"{kind}-beyond-new-control", share, column, len(controls), subject, ".1%"
+            f"{kind}-beyond-new-control",
+            mean(_flag(kind), cluster="latent", where={"live": True}),
+            _flag(kind),
+            len(controls),
+            f"the share of {_either(kind)} latents",
+            ".1%",
         )
         # shares of few latents vary even if those of the controls are all 0
         claims.append(replace(claim, requires=(kind,)))
@@ -155,22 +177,18 @@ def _claim(kind: str, controls: Sequence[Table]) -> Claim:
         else (f"{len(controls)} control pairs", "give")
     )
     also = {"count": statistic("sum", column, **rows), "total": statistic("count", column, **rows)}
+    end = "there is no control pair to compare with."
     if has_live_controls:
         also |= {
-            f"control_{name}": statistic(one, column, **control_rows)
-            for name, one in (("count", "sum"), ("total", "count"))
+            "control_count": statistic("sum", column, **control_rows),
+            "control_total": statistic("count", column, **control_rows),
         }
-    end = {
-        (
-            True,
-            True,
-        ): (
+        end = (
             f"{control_name} {verb} {{control_count:d}} of {{control_total:d}} ({{control:.1%}}, at"
             " most {control_high:.1%})."
-        ),
-        (True, False): f"no latent of {control_name} is active often enough to compare with.",
-        (False, False): "there is no control pair to compare with.",
-    }[bool(controls), has_live_controls]
+        )
+    elif controls:
+        end = f"no latent of {control_name} is active often enough to compare with."
     return Claim(
         name=kind,
         estimate=mean(column, cluster="latent", **rows),
@@ -180,14 +198,8 @@ def _claim(kind: str, controls: Sequence[Table]) -> Claim:
         control=f"the same share in {control_name}" if has_live_controls else "",
         missing="" if controls else "give a control pair with --control and --control-dictionary",
         text=(
-            f"{{count:d}} of {{total:d}} live latents are {' or '.join(KINDS[kind])} ({{low:.1%}}"
-            " to {high:.1%}); "
-        )
-        + end,
+            f"{{count:d}} of {{total:d}} live latents are {_either(kind)} ({{low:.1%}} to"
+            f" {{high:.1%}}); {end}"
+        ),
         also=also,
     )
-
-
-def class_column(classes: np.ndarray) -> tuple:
-    """The column of classes, with the meaning of each class."""
-    return (classes, "text", "; ".join(f"{name}: {meaning}" for name, meaning in CLASSES.items()))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +21,10 @@ from torch import Tensor
 from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
+from interp.rows import PromptRow, columns_of, key, measure, rows_table
 from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.sparse_products import Codes
-from interp.table import Table, table
+from interp.table import Table
 
 DENSE_RATE, MIN_NORM = 0.1, 1e-6
 """A latent that fires on a larger share of inputs than ``DENSE_RATE`` is dense; shrinkage and
@@ -180,12 +180,11 @@ class Scores:
                 in_part = keep & torch.isin(
                     roles, torch.tensor(list(self.parts[name]), device=roles.device)
                 )
-            part_owners = None if owners is None else owners[in_part]
             part.update(
                 view(y.detach()[in_part]),
                 view(output.detach()[in_part]),
                 counts[in_part],
-                part_owners,
+                None if owners is None else owners[in_part],
             )
         return self
 
@@ -222,55 +221,63 @@ class Scores:
         }
 
 
-SCORE_COLUMNS: dict[str, tuple[str, str]] = {
-    "dictionary": ("key", "the dictionary, or a baseline at its L0"),
-    "part": ("key", "subset of inputs: all, or tokens of one kind, measured from their own mean"),
-    "tokens": ("measure", "number of inputs"),
-    "l0": ("measure", "active latents per input"),
-    "fvu": (
-        "measure",
-        "fraction of variance unexplained: summed squared error divided by summed squared"
-        " distance from the mean",
-    ),
-    "explained_variance": ("measure", "1 minus fvu"),
-    "explained_variance_centred": ("measure", "the same with the mean of the error subtracted"),
-    "mse": (
-        "measure",
-        "squared error per input, summed over the width, averaged over inputs",
-    ),
-    "conversations": ("measure", "conversations (or prompts) with at least one input"),
-    "conversation_mse": (
-        "measure",
-        "the same, averaged per conversation, then over conversations",
-    ),
-    "cosine": ("measure", "mean cosine of input and reconstruction"),
-    "shrinkage": ("measure", "mean ratio of the reconstruction's norm to the input's"),
-    "bias": ("measure", "E|y'|^2 over E[y y']: 1 is unbiased, below 1 is shrinkage"),
-    "dead": (
-        "measure",
-        f"share of latents that fire on no input; only for part {ALL}",
-    ),
-    "dense": (
-        "measure",
-        f"share of latents that fire on more than {DENSE_RATE:g} of inputs; only for part {ALL}",
-    ),
-}
+class ScoreRow:
+    """A row per dictionary and subset of inputs."""
+
+    dictionary: str = key("the dictionary, or a baseline at its L0")
+    part: str = key("subset of inputs: all, or tokens of one kind, measured from their own mean")
+    tokens: int = measure("number of inputs")
+    l0: float = measure("active latents per input")
+    fvu: float = measure(
+        "fraction of variance unexplained: summed squared error divided by summed squared distance"
+        " from the mean"
+    )
+    explained_variance: float = measure("1 minus fvu")
+    explained_variance_centred: float = measure(
+        "1 minus fvu, with the mean of the error subtracted"
+    )
+    mse: float = measure("squared error per input, summed over the width, averaged over inputs")
+    conversations: int = measure("conversations (or prompts) with at least one input")
+    conversation_mse: float = measure(
+        "squared error per input, averaged per conversation, then over conversations"
+    )
+    cosine: float = measure("mean cosine of input and reconstruction")
+    shrinkage: float = measure("mean ratio of the reconstruction's norm to the input's")
+    bias: float = measure("E|y'|^2 over E[y y']: 1 is unbiased, below 1 is shrinkage")
+    dead: float = measure(f"share of latents that fire on no input; only for part {ALL}")
+    dense: float = measure(
+        f"share of latents that fire on more than {DENSE_RATE:g} of inputs; only for part {ALL}"
+    )
 
 
-def scores_table(scores_by_name: Mapping[str, Scores], **rest: Any) -> Table:
-    """Table of kind ``sae-eval``: a row per dictionary and subset; ``rest`` is passed to the
-    table.
-    """
+class ConversationRow:
+    """A row per dictionary, subset of inputs and conversation."""
+
+    dictionary: str = ScoreRow.dictionary
+    part: str = ScoreRow.part
+    prompt_id: int = PromptRow.prompt_id
+    tokens: int = ScoreRow.tokens
+    squared: float = measure("squared error, summed over inputs and width")
+
+
+class DensityRow:
+    """A row per dictionary and bin of firing rates."""
+
+    dictionary: str = ScoreRow.dictionary
+    low: float = measure("lower edge of log10 density; minus infinity in both columns: never fires")
+    high: float = measure("upper edge of log10 density")
+    latents: int = measure("number of latents")
+
+
+def scores_table(scores_by_name: Mapping[str, Scores]) -> Table:
+    """Table of kind ``sae-eval``: a row per dictionary and subset."""
     rows = [
         {"dictionary": name, "part": part} | scores.summary(part)
         for name, scores in scores_by_name.items()
-        for part in scores._parts
+        for part in (ALL, *scores.names)
     ]
-    columns = {
-        name: ([row[name] for row in rows], *description)
-        for name, description in SCORE_COLUMNS.items()
-    }
-    return table("sae-eval", columns, **rest)
+    columns = {name: [row[name] for row in rows] for name in columns_of(ScoreRow)}
+    return rows_table(ScoreRow, "sae-eval", columns)
 
 
 def conversations_table(scores_by_name: Mapping[str, Scores], ids: np.ndarray) -> Table:
@@ -279,26 +286,24 @@ def conversations_table(scores_by_name: Mapping[str, Scores], ids: np.ndarray) -
 
     ``ids``: identifiers of the conversations by number.
     """
-    names, parts, inputs, errors = [], [], [], []
-    for name, scores in scores_by_name.items():
-        for part in scores._parts:
-            per_conversation = scores.by_conversation(part)
-            inputs.append(np.pad(per_conversation[0], (0, len(ids) - len(per_conversation[0]))))
-            errors.append(np.pad(per_conversation[1], (0, len(ids) - len(per_conversation[1]))))
-            names += [name] * len(ids)
-            parts += [part] * len(ids)
-    return table(
+    sums = {
+        (name, part): scores.by_conversation(part)
+        for name, scores in scores_by_name.items()
+        for part in (ALL, *scores.names)
+    }
+    tokens, squared = (
+        np.concatenate([np.pad(each[i], (0, len(ids) - len(each[i]))) for each in sums.values()])
+        for i in (0, 1)
+    )
+    return rows_table(
+        ConversationRow,
         "sae-eval-conversations",
         {
-            "dictionary": (np.array(names, object), "key", "the dictionary, or a baseline"),
-            "part": (np.array(parts, object), "key", "subset of inputs"),
-            "prompt_id": (np.tile(ids, len(inputs)), "key", "position in the file"),
-            "tokens": (np.concatenate(inputs), "measure", "number of inputs"),
-            "squared": (
-                np.concatenate(errors),
-                "measure",
-                "squared error, summed over inputs and width",
-            ),
+            "dictionary": np.repeat(np.array([name for name, _ in sums], object), len(ids)),
+            "part": np.repeat(np.array([part for _, part in sums], object), len(ids)),
+            "prompt_id": np.tile(ids, len(sums)),
+            "tokens": tokens,
+            "squared": squared,
         },
     )
 
@@ -311,27 +316,14 @@ def density_table(scores_by_name: Mapping[str, Scores]) -> Table:
     for name, scores in scores_by_name.items():
         density = scores.density
         rows.append((name, -math.inf, -math.inf, int((density == 0).sum())))
-        logs = np.log10(density[density > 0])
         # a density of exactly 1 is in the last bin
-        counts = np.histogram(logs, np.array((-400.0, *EDGES[1:])))[0]
+        counts = np.histogram(np.log10(density[density > 0]), np.array((-400.0, *EDGES[1:])))[0]
         rows += [
             (name, low, high, int(n))
             for low, high, n in zip(EDGES, EDGES[1:], counts, strict=False)
         ]
-    names, lows, highs, counts = zip(*rows, strict=True)
-    return table(
-        "sae-eval-density",
-        {
-            "dictionary": (list(names), "key", "the dictionary, or a baseline"),
-            "low": (
-                np.array(lows),
-                "measure",
-                "lower edge of log10 density; minus infinity in both columns: never fires",
-            ),
-            "high": (np.array(highs), "measure", "upper edge of log10 density"),
-            "latents": (np.array(counts), "measure", "number of latents"),
-        },
-    )
+    columns = dict(zip(columns_of(DensityRow), zip(*rows, strict=True), strict=True))
+    return rows_table(DensityRow, "sae-eval-density", columns)
 
 
 @torch.no_grad()

@@ -54,17 +54,9 @@ class LatentEdit:
     revert: bool = False
 
     def __post_init__(self) -> None:
-        config = self.dictionary.config
         require_model_role(self.dictionary, self.model_role)
         require_revert(self.revert, self.model_role)
-        out_of_range = [
-            latent for latent in to_host(self.latents).tolist() if not 0 <= latent < config.width
-        ]
-        if out_of_range:
-            raise OptionError(
-                f"there is no latent {out_of_range[0]}; the dictionary has {config.width}, numbered"
-                " from 0"
-            )
+        require_latents(self.dictionary, to_host(self.latents.unique()).tolist())
 
     @torch.no_grad()
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
@@ -116,6 +108,17 @@ def require_model_role(dictionary: Dictionary, model_role: str) -> None:
             f" read {model_role!r}; a crosscoder of two models reads 'both', any other reads"
             " 'tuned' or 'difference'"
         )
+
+
+def require_latents(dictionary: Dictionary, latents: Sequence[int]) -> None:
+    """Raise OptionError for a latent that the dictionary does not have, or that is repeated."""
+    width = dictionary.config.width
+    if out_of_range := [latent for latent in latents if not 0 <= latent < width]:
+        raise OptionError(
+            f"there is no latent {out_of_range[0]}; the dictionary has {width}, numbered from 0"
+        )
+    if len(set(latents)) < len(latents):
+        raise OptionError("a latent is given twice; give each one once")
 
 
 def require_revert(revert: bool, model_role: str) -> None:

@@ -16,8 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from functools import cache
@@ -28,6 +27,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import platformdirs
 
 from interp.errors import OptionError, StoreError
+from interp.provenance.request import current_request
 
 JSON = Any
 """A JSON value: None, bool, int, float, str, list, and dict with text keys."""
@@ -268,51 +268,24 @@ def directory_digest(directory: str | os.PathLike, patterns: Iterable[str] = ("*
     return digest({name: file_digest(os.path.join(directory, name)) for name in names})
 
 
-_COMMAND: list[str] = []
-_OUTPUT_OPTIONS = {"--store": 2, "--json": 1, "--quiet": 1, "--debug": 1}
-"""Options that do not change the result, and their number of words, with the value."""
-
-
-def record_command(arguments: Sequence[str]) -> None:
-    """Record the command of this process, without the options for its store and its output."""
-    recorded, arguments = [], list(arguments)
-    while arguments:
-        n_skipped = _OUTPUT_OPTIONS.get(arguments[0]) or int(arguments[0].startswith("--store="))
-        if not n_skipped:
-            recorded.append(arguments[0])
-        arguments = arguments[n_skipped or 1 :]
-    _COMMAND[:] = recorded
-
-
-@contextmanager
-def as_command(arguments: Sequence[str]) -> Iterator[None]:
-    """Record another command for the runs made in this context, as part of a larger command."""
-    before = list(_COMMAND)
-    record_command(arguments)
-    try:
-        yield
-    finally:
-        _COMMAND[:] = before
-
-
 def environment() -> dict[str, JSON]:
-    """Versions of Python, platform and libraries, commit of a checkout, and the command."""
+    """Versions of Python, platform and libraries, commit of a checkout, and the request."""
     versions: dict[str, JSON] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
     versions["executable"] = sys.implementation.name
     versions |= _versions(("interp", *LIBRARIES))
-    if commit := _commit(Path(__file__).resolve().parent.parent):
+    if commit := _commit(Path(__file__).resolve().parents[2]):
         versions["commit"] = commit
-    if _COMMAND:
-        versions["command"] = list(_COMMAND)
+    if request := current_request():
+        versions["request"] = request.to_json()
     return versions
 
 
 def software() -> dict[str, JSON]:
     """Versions of Python and of all libraries, and a digest of the source of this package."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     suffixes = (".py", ".js", ".css", ".html")
     files = sorted(path for path in package.rglob("*") if path.suffix in suffixes)
     source = digest({path.relative_to(package).as_posix(): sha256_of(path) for path in files})

@@ -1,0 +1,95 @@
+"""The request of a command: its name, arguments and options, as typed values.
+
+A run records the request of the command that made it, so that it can be made again, on other
+prompts too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+Scalar = bool | int | float | str
+Flag = Annotated[str, StringConstraints(pattern=r"^--[a-z0-9][a-z0-9-]*$")]
+
+
+class CommandRequest(BaseModel):
+    """A command: ``locate-neurons`` or ``sae eval``; its arguments, and its options by flag.
+
+    A flag that takes no value is True; one that was given several times has a list. Options that
+    were not given are not there, and neither are those for the store and for what is printed.
+    Raises pydantic's ValidationError for fields of other names or types.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    command: str
+    arguments: list[str] = Field(default_factory=list)
+    options: dict[Flag, Scalar | list[Scalar]] = Field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as JSON."""
+        return self.model_dump()
+
+    def words(self) -> list[str]:
+        """The words of a command line that a person would type after ``interp``."""
+        options = [
+            word
+            for flag, value in self._flags()
+            for word in ((flag,) if value is True else (flag, str(value)))
+        ]
+        separator = ["--"] if any(one.startswith("-") for one in self.arguments) else []
+        arguments = [*separator, *self.arguments]
+        return [
+            *self.command.split(),
+            *(options + arguments if separator else arguments + options),
+        ]
+
+    def unambiguous_words(self) -> list[str]:
+        """Words in which no value can be read as another option, whoever wrote the request."""
+        options = [flag if value is True else f"{flag}={value}" for flag, value in self._flags()]
+        return [*self.command.split(), *options, "--", *self.arguments]
+
+    def with_options(self, options: Mapping[str, Scalar]) -> CommandRequest:
+        """The same request with these options set."""
+        return self.model_copy(update={"options": {**self.options, **options}})
+
+    def _flags(self) -> Iterator[tuple[str, Scalar]]:
+        for flag, value in self.options.items():
+            for one in value if isinstance(value, list) else [value]:
+                if one is not False:
+                    yield flag, one
+
+
+def recorded_request(context: Mapping[str, Any]) -> CommandRequest | None:
+    """The request in the context of a run's provenance; None for a run made in Python, and where
+    there is none that can be read.
+    """
+    environment = context.get("environment")
+    value = environment.get("request") if isinstance(environment, Mapping) else None
+    try:
+        return None if value is None else CommandRequest.model_validate(value)
+    except ValidationError:
+        return None
+
+
+_REQUEST: ContextVar[CommandRequest | None] = ContextVar("request", default=None)
+
+
+def current_request() -> CommandRequest | None:
+    """The request that runs are made for now; None in Python."""
+    return _REQUEST.get()
+
+
+@contextmanager
+def as_request(request: CommandRequest) -> Iterator[None]:
+    """Record this request for runs made in this context, in place of a larger one around it."""
+    token = _REQUEST.set(request)
+    try:
+        yield
+    finally:
+        _REQUEST.reset(token)
