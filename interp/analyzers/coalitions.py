@@ -136,6 +136,7 @@ class Coalitions(Analyzer):
         ]
         # the standard deviation of equal values can differ from zero by rounding
         varies, number = bool(np.ptp(predicted)), np.arange(len(exact))
+        words = study.require_metric().labels
         # scipy's annotations name no field
         line: Any = linregress(predicted, exact) if varies else None
         rows = rows_table(
@@ -151,7 +152,8 @@ class Coalitions(Analyzer):
                 if varies
                 else np.zeros_like(predicted),
             },
-            units={"exact": study.require_metric().labels.unit},
+            units={"exact": words.unit},
+            meanings={"exact": f"fall of the {words.number}"},
         )
         permuted = {"draw": np.arange(len(null)), "spearman": null}
         return Result(

@@ -193,7 +193,10 @@ class LocateNeurons(Analyzer):
         sentence = _sentence(summary, scores, unit, study.require_metric().labels.number)
         tokens = active_tokens(study, _by_rank(chosen, ranks)[:_MAX_TOKEN_UNITS], unit)
         return Result(
-            rows, {"tokens": tokens, **scores.tables}, summary={**summary, "sentence": sentence}
+            rows,
+            {"tokens": tokens, **scores.tables},
+            claims=None,
+            summary={**summary, "sentence": sentence},
         )
 
 
