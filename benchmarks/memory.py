@@ -152,13 +152,15 @@ def billion() -> Iterator[dict]:
     """A row for a full pair of the larger shape, and one for an adapter."""
     with tempfile.TemporaryDirectory() as folder:
         for kind, tuned in made(Path(folder)):
-            held = weights(Pair.load(str(tuned), f"{folder}/base", device="cpu"))
+            held = weights(Pair.load(str(tuned), f"{folder}/base", device="cpu", dtype="bfloat16"))
             words = [
                 "locate-neurons",
                 str(tuned),
                 "--base",
                 f"{folder}/base",
                 *prompts("planted", "locate"),
+                "--dtype",
+                "bfloat16",
             ]
             gigabytes, seconds = peak([*words, "--max-prompts", str(FEW), "--no-verify"])
             yield {

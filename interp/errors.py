@@ -30,6 +30,9 @@ InterpError
 └── ClaimError               a claim that its stored tables do not support
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -150,3 +153,14 @@ def required(value: Value | None, what: str) -> Value:
     if value is None:
         raise OptionError(f"{what} is required here and missing")
     return value
+
+
+@contextmanager
+def reporting_os_errors(
+    action: str, path: Path, error_type: type[InterpError] = StoreError
+) -> Iterator[None]:
+    """Raise an ``OSError`` as an ``error_type`` of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise error_type(f"cannot {action} {path}: {error.strerror or error}") from error

@@ -177,6 +177,8 @@ def write_once(target: Path, write: Callable[[Path], None]) -> Path:
 def _write_atomically(target: Path, write: Callable[[Path], None]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(target.parent.parent)
+    # not `complete_folder`: what a killed process left is found by its name, and another process
+    # may write the same target first
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         write(temporary)

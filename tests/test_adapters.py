@@ -431,7 +431,7 @@ def test_truncated_missing_and_pickled(adapter):
     refused(PickledWeights, "only as a pickle", adapter)
 
 
-@pytest.mark.parametrize("kind", ["adapter", "model"])
+@pytest.mark.parametrize("kind", ["adapter", pytest.param("model", marks=pytest.mark.slow)])
 def test_the_command_that_converts_a_pickle_works(kind, bases, tmp_path):
     folder = tmp_path / "given"
     if kind == "adapter":

@@ -343,6 +343,11 @@ def latents(layer, changed, live=40, site="hook_resid_post", number=0):
     )
 
 
+def test_pooled_runs_alone_are_rejected():
+    with pytest.raises(OptionError, match="are of interp sae diff, which are pooled"):
+        Runs([latents(2, 8), latents(3, 8, number=1)])
+
+
 def test_dictionaries_of_one_pair_are_one_method_over_their_sites():
     profile = np.linspace(0.01, 0.3, LAYERS)[::-1]
     runs = [latents(layer, int(40 * share)) for layer, share in enumerate(profile)]

@@ -30,7 +30,7 @@ TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 LAYOUT = [
     "errors",
     "maths sites permissions kinds",
-    "provenance",
+    "provenance atomic",
     "packaged",
     "organisms",
     "display progress",
@@ -74,8 +74,8 @@ STRANGERS = {
 
 WITHOUT_TORCH = (
     "interp errors maths.statistics maths.prediction sites kinds rows permissions provenance"
-    " packaged organisms display progress table claims store models.sources agreement figures"
-    " testing report cli pytest_plugin pytest_entry"
+    " atomic packaged organisms display progress table claims store models.sources agreement"
+    " figures testing report cli pytest_plugin pytest_entry"
 )
 
 MOST_TYPE_ERRORS = 0

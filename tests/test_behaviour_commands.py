@@ -70,6 +70,7 @@ def test_refusal_has_one_key_by_whatever_name(run, saved):
     assert record["cached"]
 
 
+@pytest.mark.slow
 def test_another_behaviour_is_told_by_its_name(run, saved):
     code, out, err = run(*locating(saved, "--behaviour", saved / "french.yaml"))
     assert code == 0

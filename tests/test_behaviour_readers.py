@@ -190,6 +190,7 @@ def polite(study, more=""):
     )
 
 
+@pytest.mark.slow
 def test_without_continuations_nothing_follows_a_gradient_and_all_else_runs(package):
     study = polite(tiny.planted_study("llama"))
     with pytest.raises(OptionError, match="needs a metric with a gradient"):

@@ -328,6 +328,7 @@ ASKED = (
 )
 
 
+@pytest.mark.slow
 def test_a_command_says_keeps_and_repeats_what_the_template_was_given(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     assert main(compared(folder, *ASKED)) == 0

@@ -60,7 +60,7 @@ def test_the_command_scales(run, pair, tmp_path, with_task):
     [
         (["--draws", "5"], "20 or more"),
         (["--eps", "0"], "eps 0"),
-        (["--side", "up"], "'up'; use left, right"),
+        (["--side", "up"], "'up'; use left or right"),
         (["--jobs", "0"], "jobs"),
         (["--scale", "0,1"], "--text FILE"),
         (["--scale", "0,1", "--task", "x.jsonl"], "--text FILE"),
@@ -70,7 +70,7 @@ def test_the_command_scales(run, pair, tmp_path, with_task):
         (["--scale", "-1", "--task", "x.jsonl", "--text", "y.txt"], "0 or more"),
         (
             ["--scale", "0", "--scale-set", "most", "--task", "x.jsonl", "--text", "y.txt"],
-            "'most'; use top1, all",
+            "'most'; use top1 or all",
         ),
         (["--scale", "0", "--task", "x.jsonl", "--text", "y.txt"], "no prompt file"),
     ],

@@ -244,6 +244,7 @@ BEYOND = [
 ]
 
 
+@pytest.mark.slow
 def test_two_fine_tunes_of_one_recipe_are_told_apart_at_the_nominal_rate_at_most():
     hits, n = np.zeros(3), 30
     for seed in range(n):

@@ -466,6 +466,7 @@ def test_a_report_is_run_beside_a_projects_own_tests(
     assert says in said
 
 
+@pytest.mark.slow
 def test_the_plugin_may_be_asked_for_by_name_beside_its_entry_point(made):  # noqa: F811
     entry = ["-p", "interp.pytest_entry"]
     for order in (FIRST + entry, entry + FIRST):

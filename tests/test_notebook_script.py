@@ -150,7 +150,6 @@ def test_a_report_is_written_and_verified_from_results(tmp_path):
         interp.write_report([], tmp_path / "report.html")
 
 
-@pytest.mark.skipif(not hasattr(interp.Store, "run"), reason="Store.run is not there yet")
 def test_the_whole_script(tmp_path, monkeypatch, study, capsys):
     monkeypatch.chdir(tmp_path)
     pair = study.pair

@@ -146,6 +146,7 @@ def paths(monkeypatch):
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
 
 
+@pytest.mark.slow
 def test_the_store_notebook_runs(tmp_path, paths):
     book = executed(read(QUICK), tmp_path)
     require_story(QUICK, book, tmp_path)

@@ -280,7 +280,7 @@ def test_the_published_fit_is_an_option_of_the_probe(study, modules):
     expected = (weights - weights.mean()) / weights.std()
     np.testing.assert_allclose(tables["published"]["z_up"].reshape(3, 48)[0], expected, atol=1e-3)
     assert np.abs(tables["optimum"]["z_up"].reshape(3, 48)[0] - expected).max() > 0.01
-    with pytest.raises(OptionError, match=r"probe_fit of \w+ is 'best'; use optimum, published"):
+    with pytest.raises(OptionError, match=r"probe_fit of \w+ is 'best'; use optimum or published"):
         LocateNeurons(method="probe", probe_fit="best")
     with pytest.raises(OptionError, match=r"--probe-fit applies to the method probe, not to cross"):
         LocateNeurons(method="cross", probe_fit="published").check(Known(has_base=True))

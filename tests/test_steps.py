@@ -71,7 +71,9 @@ def both(study: Study, **options):
 
 
 @pytest.mark.parametrize("unit", ["neuron", "head"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [METHODS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS[1:])]
+)
 @pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_what_prompts_share_is_read_once_and_changes_no_score(family, method, unit):
     study = study_of(pair_of(family))
@@ -98,7 +100,9 @@ def test_positions_of_prompts_that_begin_alike(positions):
     np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", ["integrated", "integrated-zero"])
+@pytest.mark.parametrize(
+    "method", ["integrated", pytest.param("integrated-zero", marks=pytest.mark.slow)]
+)
 def test_batches_change_neither_scores_nor_steps(method):
     pair = pair_of()
     tables = [
@@ -189,7 +193,9 @@ def test_the_cap_is_said(monkeypatch):
     assert not LocateNeurons(top="5", steps=3)(study_of(pair_of())).summary["steps_at_cap"]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)]
+)
 def test_half_precision_scores_are_those_of_single(dtype):
     """Nodes near zero scale gradients down: in float16 they must not vanish."""
     tables = []

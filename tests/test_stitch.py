@@ -431,8 +431,8 @@ def test_the_command_keeps_a_run_and_answers_again_from_it(run, folder):
 BAD = {
     "one task too many": (["--task", "one.jsonl"], "2 fine-tuned models and 3 tasks"),
     "a share": (["--density", "0"], "density of a mask is"),
-    "a way": (["--localise", "guess"], "localise of Stitch is 'guess'; use movement, learned"),
-    "a regulariser": (["--reg", "l2"], "reg of Stitch is 'l2'; use l1, binarise"),
+    "a way": (["--localise", "guess"], "localise of Stitch is 'guess'; use movement or learned"),
+    "a regulariser": (["--reg", "l2"], "reg of Stitch is 'l2'; use l1 or binarise"),
     "a scope": (["--scope", "neurons"], "unknown --scope"),
     "no run": (["--mask", "1234"], "there is no store"),
     "no base": (["--base", "nowhere"], "nowhere"),

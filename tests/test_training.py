@@ -270,7 +270,7 @@ def test_dead_latents_come_back_in_a_training(tmp_path):
     assert alive[1 / 32] > alive[0.0] + 0.2, alive
 
 
-@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("free", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_no_input_excites_comes_back_by_revival_alone(tmp_path, free):
     alive = {}
     for revival in (0.0, 1.0):
@@ -475,6 +475,7 @@ def free_port():
         return found.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_at_the_double_batch(tmp_path):
     torch.multiprocessing.spawn(process, (str(tmp_path / "two"), "topk", free_port(), 64), nprocs=2)
     two, about = load(tmp_path / "two")

@@ -64,6 +64,12 @@ class Runs:
                         f"runs {first.key} and {provenance.key} are of different models ({role});"
                         " use one pair"
                     )
+        names = {METHODS[run.kind][0] for run in self.tables}
+        if len(names) == 1 and names <= {*POOLED_METHODS}:
+            raise OptionError(
+                f"all runs are of interp {self.tables[0].kind.replace('-', ' ')}, which are pooled:"
+                " nothing is left to compare them with; add a run of another method"
+            )
 
     def provenance(self, analyzer: Any) -> Provenance:
         """The provenance of this analyzer's result on these runs."""

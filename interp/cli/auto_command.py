@@ -39,6 +39,9 @@ def command_of(name: str) -> Callable[..., str]:
     Fields of one word, number or yes and no become flags, with the help and the bounds that
     ``interp.analyzers.framework.option`` gave them; others keep their default.
     """
+    from interp.analyzers.framework import Analyzer, Known
+    from interp.models.sources import find
+
     kind: Any = load(kinds()[name].analyzer)
     if not (isinstance(kind, type) and is_dataclass(kind) and callable(kind)):
         raise OptionError(
@@ -79,6 +82,10 @@ def command_of(name: str) -> Callable[..., str]:
             raise OptionError(
                 f"{name} needs a behaviour; give --behaviour NAME, or --metric refusal"
             )
+
+        if isinstance(analyzer, Analyzer):
+            has_base = common.base is not None or find(tuned, ask_hub=False).base_name is not None
+            analyzer.check(Known(has_base=has_base))
 
         def compute(session: Session) -> list:
             specification = (

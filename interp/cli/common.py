@@ -8,7 +8,7 @@ runs.
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -204,8 +204,12 @@ class RuntimeOptions(Common):
         return int(self.batch_size)
 
 
-def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
-    """Give a command the fields of ``options`` as flags, gathered in its argument ``common``."""
+def takes(
+    options: type[Common], without: Sequence[str] = ()
+) -> Callable[[Callable], Callable[..., Any]]:
+    """Give a command the fields of ``options`` as flags, gathered in its argument ``common``;
+    ``without``: fields that keep their default, since the command has no such flag.
+    """
 
     def decorate(command: Callable) -> Callable[..., Any]:
         parameters = [
@@ -231,6 +235,7 @@ def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
                 annotation=types[f.name],
             )
             for f in fields(options)
+            if f.name not in without
         ]
 
         # what a command examines comes before how, and both before what all commands share

@@ -14,7 +14,7 @@ from interp.cli.runner import Session, answer
 from interp.errors import OptionError
 
 
-@takes(BehaviourOptions)
+@takes(BehaviourOptions, without=("verify_positive", "verify_negative"))
 def command(
     tuned: Annotated[
         str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")
@@ -77,11 +77,6 @@ def command(
         )
     if other_metric not in METRICS:
         raise OptionError(f"unknown --other-metric {other_metric!r}; use {', '.join(METRICS)}")
-    if common.verify_positive is not None:
-        raise OptionError(
-            "--verify-positive is not an option of this command; half of each behaviour's clusters"
-            " measure"
-        )
 
     def compute(session: Session) -> list:
         from interp.analyzers.dissociation import Dissociation

@@ -6,6 +6,7 @@ import numpy as np
 
 from interp.capture import make_batch
 from interp.engines import Batch, Edit
+from interp.experiments.answer_groups import by_row, equal_batches
 from interp.experiments.conditions import DIRECTIONS, RECEIVERS, PatchSource
 from interp.experiments.patched_channels import channels_by_site, select_channels
 from interp.experiments.stream_cache import StreamCache
@@ -39,11 +40,9 @@ class AblatedMetric:
         self._condition = DIRECTIONS[direction]
         channels = channels_by_site(patch_source.unit, self._model, units)
         inputs = study.decision_inputs("positive")
-        size = study.batch_size_for(max(1, min(len(rows), 96)))
-        by_length = sorted(rows, key=lambda row: len(inputs[row].ids))
-        self._order, self._batches = by_length, []
-        for start in range(0, len(by_length), size):
-            batch_rows = by_length[start : start + size]
+        self._rows = equal_batches(study, rows, lambda row: len(inputs[row].ids))
+        self._batches = []
+        for batch_rows in self._rows:
             batch, _ = make_batch(inputs, batch_rows, study.pad_id, self._model.device)
             activations = study.engine.run(
                 study.pair[donor], batch, reads=[*channels], keep=0
@@ -72,8 +71,7 @@ class AblatedMetric:
             edits = self._edits(batch, activations, streams, intervention) if intervention else ()
             run = self._study.engine.run(self._model, batch, edits=edits, keep=objective.keep)
             parts.append(to_host(objective.function(run.logits)))
-        values = np.concatenate(parts).astype(np.float64)
-        return values[np.argsort(self._order, kind="stable")]
+        return by_row(self._rows, parts).astype(np.float64)
 
     def _edits(
         self,

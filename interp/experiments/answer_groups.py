@@ -1,6 +1,8 @@
-"""Batches of prompts with given answers, for passes that keep the logits of every answer token."""
+"""Batches of prompts with given answers, and of prompts that are read again under many edits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from interp.maths.batches import BATCH_COST_ON_CPU, BATCH_COST_ON_GPU, batch_by_length
 from interp.models.model import Model
@@ -29,3 +31,17 @@ def answer_batches(
     lengths = [len(encoded[row].ids) + len(answers[row]) for row in rows]
     row_cost = BATCH_COST_ON_CPU if model.device.type == "cpu" else BATCH_COST_ON_GPU
     return [[rows[at] for at in some] for some in batch_by_length(lengths, max_rows, row_cost)]
+
+
+def equal_batches(
+    study: Study, rows: Sequence[int], length: Callable[[int], int]
+) -> list[list[int]]:
+    """Rows by increasing ``length`` in batches of one size, at most 96."""
+    size = study.batch_size_for(max(1, min(len(rows), 96)))
+    ordered = sorted(rows, key=length)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def by_row(batches: Sequence[Sequence[int]], parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Values of the rows of all batches, by increasing row."""
+    return np.concatenate(parts)[np.argsort(np.concatenate(batches), kind="stable")]

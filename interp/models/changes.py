@@ -1,6 +1,6 @@
 """How much fine-tuning changed a pair's weights, by unit and by tensor."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ from interp.models.pair import Pair
 from interp.models.precision import rounded_like, rounding_dtype
 from interp.models.units import HEAD, NEURON, Unit
 from interp.sites import MATRICES, Weight
+
+CHUNK = 1 << 22
+"""Entries of a tensor that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,20 @@ def _block_and_name(model: Model, name: str) -> tuple[int, str]:
 
 
 def _measured(layer: int, part: str, base: Tensor, tuned: Tensor) -> TensorChange:
-    base_values, tuned_values = base.detach().double(), tuned.detach().to(base.device).double()
-    difference = tuned_values - base_values
-    statistics = torch.stack(
-        [base_values.norm(), difference.norm(), (difference != 0).double().mean()]
-    )
-    return TensorChange(layer, part, base_values.numel(), *map(float, to_host(statistics)))
+    """Norms in float64, a part of the rows at a time: a copy of an embedding is large."""
+    sums = torch.zeros(3, dtype=torch.float64, device=base.device)
+    for base_rows, tuned_rows in zip(_chunks(base), _chunks(tuned), strict=True):
+        values = base_rows.double()
+        difference = tuned_rows.to(base.device).double() - values
+        sums += torch.stack(
+            [values.square().sum(), difference.square().sum(), (difference != 0).sum()]
+        )
+    norm, change, changed = map(float, to_host(sums))
+    return TensorChange(layer, part, base.numel(), norm**0.5, change**0.5, changed / base.numel())
+
+
+def _chunks(tensor: Tensor) -> Sequence[Tensor]:
+    return tensor.detach().flatten().split(CHUNK)
 
 
 def _input_matrices(anatomy: Anatomy, unit: Unit) -> list[str]:

@@ -104,7 +104,6 @@ def digest(value: JSON) -> str:
 
 
 @runtime_checkable
-@runtime_checkable
 class HasOptions(Protocol):
     """The attributes of an analyzer that provenance records."""
 

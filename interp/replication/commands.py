@@ -17,11 +17,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from interp.errors import ClaimError, InterpError
+from interp.errors import ClaimError, InterpError, reporting_os_errors
 from interp.kinds import KINDS
 from interp.provenance import digest
 from interp.provenance.request import CommandRequest, recorded_request
-from interp.store.transaction import file_lock, reporting_os_errors
+from interp.store.transaction import file_lock
 
 REPLAYABLE = {
     "report",

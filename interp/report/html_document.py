@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import zlib
 from base64 import b64decode
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from interp.errors import StoreError
+from interp.atomic import complete_file
+from interp.errors import reporting_os_errors
 from interp.report.plotly_bundle import packed, unpacked_hash
 from interp.report.rendering import Html, render
 from interp.report.text import script_hash
@@ -72,18 +72,14 @@ def bundle_hash(text: str) -> str:
 
 def write_text(path: Path, text: str) -> Path:
     """Write ``text`` atomically; raises ``StoreError`` if it cannot be written."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        try:
-            with open(draft, "x", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write the page {path}: {error.strerror or error}") from error
+    with (
+        reporting_os_errors("write the page", path),
+        complete_file(path) as draft,
+        open(draft, "x", encoding="utf-8", newline="\n") as stream,
+    ):
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     return path
 
 

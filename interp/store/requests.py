@@ -115,6 +115,7 @@ def remember(
         draft = directory / path.name
         draft.write_text(record.text() + "\n", encoding="ascii")
         transaction.flush_tree(directory)
+        # not `complete_file`: only drafts in `.temporary` are swept after a crash
         os.replace(draft, path)
 
 

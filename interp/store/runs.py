@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from interp.errors import RunNotFound, StoreError
+from interp.errors import RunNotFound, StoreError, reporting_os_errors
 from interp.provenance import sha256_of
 from interp.store import files, manifest, transaction
 from interp.store.journal import Journal
@@ -88,7 +88,7 @@ class Store:
 
     def __init__(self, root: str | os.PathLike = "runs") -> None:
         self.root = Path(root).absolute()
-        with transaction.reporting_os_errors("open the store", self.root):
+        with reporting_os_errors("open the store", self.root):
             if self.root.exists() and not self.root.is_dir():
                 raise StoreError(f"{root} is a file: a store is a directory")
             if _has_old_layout(self.root):
@@ -107,7 +107,7 @@ class Store:
                 f"there is no store at {self.root}: run an analysis first, or name another with"
                 " --store"
             )
-        with transaction.reporting_os_errors("read", self.root):
+        with reporting_os_errors("read", self.root):
             return sorted(name for name in os.listdir(self.root) if manifest.KEY.fullmatch(name))
 
     def runs(self) -> list[Manifest]:
@@ -246,7 +246,7 @@ class Store:
         self._prepare()
         target = self._directory(table.provenance.key)
         with (
-            transaction.reporting_os_errors("write", target),
+            reporting_os_errors("write", target),
             transaction.temporary(self.root, target.name) as directory,
         ):
             self._write_files(directory, table)
@@ -255,13 +255,13 @@ class Store:
     def _prepare(self) -> None:
         # checked before hours of computing, not after
         with (
-            transaction.reporting_os_errors("write to the store", self.root),
+            reporting_os_errors("write to the store", self.root),
             transaction.temporary(self.root, "probe"),
         ):
             pass
 
     def _move_aside(self, path: Path) -> Path | None:
-        with transaction.reporting_os_errors("move aside", path):
+        with reporting_os_errors("move aside", path):
             return transaction.move_aside(path, self.root / ".aside")
 
     def _write_files(self, directory: Path, table: Table) -> None:

@@ -7,18 +7,17 @@ identifies the matrix and options. A file that cannot be read, or has another ch
 from __future__ import annotations
 
 import os
-import secrets
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from interp.atomic import complete_file
+from interp.errors import reporting_os_errors
 from interp.permissions import apply_umask
-from interp.store import transaction
 
 
 class SvdCache:
@@ -41,18 +40,14 @@ class SvdCache:
     def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Store arrays as ``name``, completely or not at all; ``StoreError`` if that fails."""
         arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        draft = self.root / f".{name}.{secrets.token_hex(6)}"
-        with transaction.reporting_os_errors("write", self.root):
+        with reporting_os_errors("write", self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             try:
-                save_file(arrays, draft, {"crc32": _checksum(arrays)})
-                apply_umask(draft)
-                os.replace(draft, self.root / f"{name}.safetensors")
+                with complete_file(self.root / f"{name}.safetensors") as draft:
+                    save_file(arrays, draft, {"crc32": _checksum(arrays)})
+                    apply_umask(draft)
             except SafetensorError as error:
                 raise OSError(str(error)) from error
-            finally:
-                with suppress(OSError):
-                    draft.unlink()
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:

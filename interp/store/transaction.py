@@ -23,6 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from interp.atomic import flush
 from interp.errors import StoreError
 from interp.permissions import apply_umask
 from interp.store.manifest import DamagedRun
@@ -35,38 +36,17 @@ DRAFT_NAME = re.compile(rf".+-{HOST}[0-9a-f]{{8}}", re.DOTALL)
 TARGET_EXISTS = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
-@contextmanager
-def reporting_os_errors(action: str, path: Path) -> Iterator[None]:
-    """Raise an ``OSError`` as a ``StoreError`` of one line."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"cannot {action} {path}: {error.strerror or error}") from error
-
-
 def file_lock(path: str | os.PathLike) -> FileLock:
     """A lock between processes; ``acquire`` raises ``OSError`` if the file system has no locks."""
     return FileLock(path, fallback_to_soft=False)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # some network file systems cannot flush a directory
-        if error.errno != errno.EINVAL or not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def flush_tree(directory: Path) -> None:
     """Flush every file and directory below ``directory``, and itself, to disk."""
     for root, _, files in os.walk(directory, topdown=False):
         for file in files:
-            _flush(Path(root, file))
-        _flush(Path(root))
+            flush(Path(root, file))
+        flush(Path(root))
 
 
 @contextmanager
@@ -111,6 +91,8 @@ def publish(
     """
     apply_umask(directory)
     flush_tree(directory)
+    # not `complete_folder`: a lock shows other processes that this draft is in use, and a rename
+    # that fails because the target exists is tried again
     for _ in range(ATTEMPTS):
         try:
             os.rename(directory, target)
@@ -124,7 +106,7 @@ def publish(
             else:
                 return False
         else:
-            _flush(target.parent)
+            flush(target.parent)
             return True
     raise StoreError(f"cannot write {target}: another file keeps appearing there")
 

@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from interp.errors import OptionError, OutOfMemory, VocabularyMismatch
+from interp.atomic import complete_folder
+from interp.errors import OptionError, OutOfMemory, VocabularyMismatch, reporting_os_errors
 from interp.maths.memory import is_out_of_memory
 from interp.models import load, preflight, text_models
 from interp.models.sources import find
-from interp.permissions import apply_umask
 from interp.prompts import Documents, Tokenizer
 from interp.provenance import software, to_json_value
 from interp.training.changes import Change
@@ -100,7 +97,7 @@ def make_controls(
         "text": rows.to_json(),
         "settings": {name: setting.to_json() for name, setting in all_settings.items()},
     }
-    with _complete_directory(out) as draft:
+    with reporting_os_errors("write", out, OptionError), complete_folder(out) as draft:
         parts = {
             "own": evenly_spaced(rows.train, N_EVALUATED),
             "held_out": evenly_spaced(rows.held_out, N_EVALUATED),
@@ -130,6 +127,7 @@ def make_controls(
                 json.dumps(record, indent=1) + "\n", "utf-8"
             )
             records.append(record)
+        _require_empty(out)  # another process may have written there
     return records
 
 
@@ -275,19 +273,3 @@ def _require_empty(out: Path) -> None:
         raise OptionError(
             f"--out {out} exists already and is not an empty folder; give another, or remove it"
         )
-
-
-@contextmanager
-def _complete_directory(out: Path) -> Iterator[Path]:
-    """A temporary folder next to ``out`` that is renamed to ``out`` when everything is written."""
-    draft = out.with_name(f".{out.name}.{secrets.token_hex(6)}")
-    try:
-        draft.mkdir(parents=True)
-        yield draft
-        apply_umask(draft)
-        _require_empty(out)
-        os.rename(draft, out)
-    except OSError as error:
-        raise OptionError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

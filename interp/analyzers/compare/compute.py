@@ -95,6 +95,8 @@ def measure_group(
         numbers = _next_tokens(
             runs[0].require_logits(), runs[1].require_logits(), batch.mask[:, shared:]
         )
+        # of every token and both models: not held while the lenses add theirs
+        runs.clear()
         prefix_numbers = (
             _prefix_numbers(study.engine, (base, tuned), encoded[rows[0]].ids[:shared])
             if shared

@@ -4,7 +4,7 @@ latents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.capture import Captured, capture, make_batch
 from interp.engines import Batch
+from interp.experiments.answer_groups import by_row, equal_batches
 from interp.interventions.intervention import Intervention
 from interp.interventions.teacher_forcing import Text, answer_logits, read_donor, would_answer
 from interp.maths.host import to_host
@@ -197,17 +198,6 @@ def codes(
     return pooled_codes, FiringSums(tokens, *to_host(sums))
 
 
-def _chunks(study: Study, rows: Sequence[int], length: Callable[[int], int]) -> list[list[int]]:
-    """Rows in batches, by increasing ``length``."""
-    size, ordered = study.batch_size_for(max(1, min(len(rows), 96))), sorted(rows, key=length)
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
-
-
-def _by_row(chunks: Sequence[Sequence[int]], parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Values of the rows of all chunks, by increasing row."""
-    return np.concatenate(parts)[np.argsort(np.concatenate(chunks), kind="stable")]
-
-
 class MetricValues:
     """The metric of some prompts of a class under edits of latents; the base is read once."""
 
@@ -215,7 +205,7 @@ class MetricValues:
         self, study: Study, reader: DictionaryReader, group: str, rows: Sequence[int]
     ) -> None:
         self._study, inputs = study, study.decision_inputs(group)
-        self._rows = _chunks(study, rows, lambda row: len(inputs[row].ids))
+        self._rows = equal_batches(study, rows, lambda row: len(inputs[row].ids))
         self._chunks: list[tuple[Batch, dict[Site, Tensor], Objective]] = []
         for part in self._rows:
             batch, _ = make_batch(inputs, part, study.pad_id, study.pair.tuned.device)
@@ -233,7 +223,7 @@ class MetricValues:
             edits = change.bind(base) if change else ()
             run = self._study.engine.run(self._study.pair.tuned, batch, edits=edits, keep=aim.keep)
             parts.append(to_host(aim.function(run.require_logits())))
-        return _by_row(self._rows, parts).astype(np.float64)
+        return by_row(self._rows, parts).astype(np.float64)
 
 
 class BaseAnswers:
@@ -247,7 +237,7 @@ class BaseAnswers:
     def __init__(self, study: Study, reader: DictionaryReader, rows: Sequence[int]) -> None:
         self._study, base_answers = study, study.answers("base", "positive")
         encoded = study.encoded("positive")
-        self._rows = _chunks(
+        self._rows = equal_batches(
             study, rows, lambda row: len(base_answers[row]) + len(encoded[row].ids)
         )
         self._chunks = []
@@ -267,4 +257,4 @@ class BaseAnswers:
                 self._study.engine, self._study.pair.tuned, text, answers, change, base
             )
             parts.append(to_host(would_answer(*logits)))
-        return _by_row(self._rows, parts)
+        return by_row(self._rows, parts)

@@ -7,8 +7,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +16,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from interp.errors import DictionaryError, OptionError
+from interp.atomic import complete_folder
+from interp.errors import DictionaryError, OptionError, reporting_os_errors
 from interp.maths.host import in_host_memory, to_host
-from interp.permissions import apply_umask
 from interp.sae.core.config import DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
 
@@ -59,16 +57,8 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
     folder = Path(folder)
     if folder.exists():
         raise DictionaryError(f"{folder} exists already; give a folder that does not, or remove it")
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
-    try:
-        draft.mkdir(parents=True)
+    with reporting_os_errors("write", folder, DictionaryError), complete_folder(folder) as draft:
         yield draft
-        apply_umask(draft)
-        os.rename(draft, folder)
-    except OSError as error:
-        raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def load(folder: str | os.PathLike) -> tuple[Dictionary, dict[str, Any]]:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from interp.atomic import flush
 from interp.errors import DictionaryError
 from interp.maths.host import in_host_memory
 from interp.permissions import apply_umask
@@ -60,8 +61,11 @@ def save_checkpoint(
         (draft / STATE).write_text(json.dumps({**description, "step": step}, indent=1), "utf-8")
     distributed.wait()
     if rank == 0:
+        # not `complete_folder`: all processes write to this draft, whose name they know, and it
+        # replaces a checkpoint of the same step
         apply_umask(draft)
-        _sync(draft)
+        for path in draft.iterdir():
+            flush(path)  # in case of a power failure
         if final.exists():
             shutil.rmtree(final)
         os.rename(draft, final)
@@ -73,13 +77,6 @@ def save_checkpoint(
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({name: in_host_memory(value) for name, value in tensors.items()}, path)
-
-
-def _sync(folder: Path) -> None:
-    """Flush all files to disk before the folder is renamed, in case of a power failure."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def resume(

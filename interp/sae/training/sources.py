@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.errors import DictionaryError
+from interp.errors import DictionaryError, reporting_os_errors
 from interp.maths.host import in_host_memory, to_host
 from interp.permissions import apply_umask
 from interp.provenance import digest, directory_digest
@@ -213,10 +213,8 @@ def write_shards(
     incomplete. Raises DictionaryError if the folder exists.
     """
     folder = Path(folder)
-    try:
+    with reporting_os_errors("write", folder, DictionaryError):
         folder.mkdir(parents=True)
-    except OSError as error:
-        raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
     waiting, n_waiting, number, n_written = [], 0, 0, 0
 
     def flush() -> None:

@@ -278,6 +278,7 @@ def _cut_log(path: Path, step: int) -> None:
                 lines.append(line + "\n")
         except (ValueError, KeyError):
             continue  # a line that was cut off when a process was killed
+    # not `complete_file`: after a crash this draft is overwritten, and none stays in the result
     draft = path.with_suffix(".draft")
     draft.write_text("".join(lines), "utf-8")
     os.replace(draft, path)
@@ -292,6 +293,7 @@ def _finish(
         summary = {"rows": learner.seen, "last": log[-1][learner.name]}
         save(learner.dictionary, part / learner.name, {**about[learner.name], **summary})
         if single:
+            # not `complete_folder`: the parts are complete, and join the log and checkpoints
             for name in (WEIGHTS, CONFIG):
                 os.replace(part / learner.name / name, part / name)
             (part / learner.name).rmdir()
