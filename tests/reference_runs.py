@@ -148,7 +148,7 @@ class Fixtures:
 
     @functools.cached_property
     def contract(self) -> Any:
-        return import_module("tests.test_contract_analyzers")
+        return import_module("tests.analyzers.test_contract_analyzers")
 
     @functools.cached_property
     def modules(self) -> Any:
@@ -172,19 +172,19 @@ class Fixtures:
         return tests.examine(child, base, analyzer=tests.Intruders(top_k=1))
 
     def intruder_scaling(self) -> Any:
-        tests = import_module("tests.test_intruder_scaling")
+        tests = import_module("tests.analyzers.test_intruder_scaling")
         return self._value(tests.scaled, self.of_weights[1])[1]
 
     def dictionary_diff(self) -> Any:
         """Of what is planted, beside a control."""
-        tests = import_module("tests.test_sae_diff")
+        tests = import_module("tests.analyzers.test_sae_diff")
         control = tests.analyzer()(tests.study(tests.tune(0.0)))
         return tests.analyzer(controls=(control,))(tests.study())
 
     @functools.cached_property
     def judging(self) -> tuple[Any, Any]:
         """The module that tests ``dictionary_eval``, and its pair."""
-        tests = import_module("tests.test_dictionary_eval")
+        tests = import_module("tests.sae.test_sae_eval")
         return tests, self._value(tests.pair, self._value(tests.modules))
 
     def dictionary_eval(self, kind: str) -> Any:
@@ -192,13 +192,13 @@ class Fixtures:
         return tests.analyzer_of(tests.dictionary_of(kind), kind)(tests.study_of(pair))
 
     def dictionary_features(self) -> Any:
-        tests = import_module("tests.test_sae_features")
+        tests = import_module("tests.analyzers.test_sae_features")
         model = self._value(tests.model)
         dictionary = self._value(tests.dictionary, model, self._value(tests.lists, model))
         return self._value(tests.found, model, dictionary)
 
     def dictionary_probe(self) -> Any:
-        tests = import_module("tests.test_sae_probe")
+        tests = import_module("tests.analyzers.test_sae_probe")
         pair = self._value(tests.pair)
         return self._value(tests.found, pair, self._value(tests.planted, pair))
 

@@ -13,8 +13,8 @@ from interp.analyzers.locate_neurons import METHODS
 from interp.cli import COMMANDS, GROUPS, _LazyCommands, main
 from interp.kinds import KINDS
 from tests import documented, pages, tiny
+from tests.organisms.test_real_pair import missing
 from tests.pages import PAGES, ROOT
-from tests.test_real_pair import missing
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
@@ -73,7 +73,7 @@ GIVEN = {
         "share that show apology {'positive': 1.0, 'negative': 0.0}",
     ),
 }
-OWN_TEST = {"adding-an-analyzer.md"}  # tests/test_adding_an_analyzer.py
+OWN_TEST = {"adding-an-analyzer.md"}  # tests/analyzers/test_adding_an_analyzer.py
 
 
 SLOW = {"checks.md", "behaviours-real.md"}

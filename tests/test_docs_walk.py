@@ -10,8 +10,8 @@ import pytest
 from interp.organisms import prompts
 from interp.store import Store
 from tests import pages, tables
+from tests.analyzers.test_agreement import LAYERS, PARTS, agreed, grafted, located, movement
 from tests.pages import PAGES, ROOT
-from tests.test_agreement import LAYERS, PARTS, agreed, grafted, located, movement
 
 HARMFUL, HARMLESS = (str(prompts("refusal", "verify", group)) for group in ("harmful", "harmless"))
 TASK, OTHER_TASK = (str(prompts("skill", "task", name)) for name in ("first", "second"))

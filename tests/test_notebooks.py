@@ -15,7 +15,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from interp.cli import COMMANDS, GROUPS
-from tests.test_real_pair import missing
+from tests.organisms.test_real_pair import missing
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"

@@ -170,7 +170,7 @@ def test_a_request_runs_where_this_package_is_not(tmp_path):
         [sys.executable, "-m", "tests.ndif", "client", tmp_path],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

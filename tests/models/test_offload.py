@@ -16,7 +16,7 @@ from interp.errors import NonFiniteWeights, UnsupportedModel
 from interp.models.offload import is_dispatched
 from interp.models.pair import Pair
 from tests import families, tiny
-from tests.test_unwrap import assert_same, everything, pair
+from tests.models.test_unwrap import assert_same, everything, pair
 
 CPU = torch.device("cpu")
 BUILDERS = {

@@ -204,11 +204,11 @@ ANALYZERS = {
     **{f"sae-diff {way}": (dictionary_diff, way, "neuron") for way in COMPARISONS},
 }
 # These read checkpoints on disk, not prompts, or take what was found there:
-# tests/test_intruders.py, tests/test_intruder_scaling.py, tests/test_intruder_forgetting.py.
+# test_intruders.py, test_intruder_scaling.py, test_intruder_forgetting.py.
 OF_WEIGHTS = {"intruders", "intruder_scaling", "intruder_forgetting"}
 # These are of a dictionary in one model, and an identical pair is no silence to them:
-# tests/test_dictionary_scores.py, tests/test_dictionary_eval.py, tests/test_sae_features.py,
-# tests/test_sae_probe.py.
+# tests/sae/test_sae_scores.py, tests/sae/test_sae_eval.py, tests/analyzers/test_sae_features.py,
+# tests/analyzers/test_sae_probe.py.
 OF_ONE_MODEL = {"sae_eval", "sae_features", "sae_probe"}
 
 
@@ -237,7 +237,7 @@ ANALYZERS |= unnamed(
     }
 )
 # Heads go the ways of neurons: one method stands for all of them but in the slow tests, and that
-# heads are verified as heads is in tests/test_heads.py. So do two of four ways.
+# heads are verified as heads is in tests/analyzers/test_heads.py. So do two of four ways.
 ALWAYS = {"locate-neurons integrated head"}
 SELDOM = ("head", "diff base", "diff difference")
 

@@ -23,7 +23,7 @@ from interp.store.journal import Journal
 from interp.table import Table, table
 from tests.tables import located, mixed, provenance, verified
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def full(**changes):

@@ -23,7 +23,7 @@ from interp.prompts import NO_PROMPTS, Contrast, read_task
 from interp.store import Store
 from interp.study import Study
 from tests import tiny
-from tests.test_graft import FAST, questions, state, study_of, tasks
+from tests.analyzers.test_graft import FAST, questions, state, study_of, tasks
 
 
 def scopes(count, **options):

@@ -19,7 +19,7 @@ from interp.models.pair import Pair
 from interp.models.sources import find
 from interp.store import Store, requests
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ["--method", "change", "--top", "5", "--random-sets", "1", "--control-prompts", "1"]
 HEAVY = ("torch", "transformers", "duckdb", "pyarrow", "plotly", "scipy")
 

@@ -20,7 +20,7 @@ from interp.models.pair import Pair
 from interp.models.weights import WeightPair
 from interp.training import make_controls
 from tests import tiny
-from tests.test_control import QUICK
+from tests.training.test_control_training import QUICK
 
 IDS = torch.tensor([[5, 6, 7, 8, 20, 30, 40]])
 SIZES: dict = dict(

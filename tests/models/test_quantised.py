@@ -17,7 +17,7 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import MATRICES, Site, Weight, neurons
 from tests import tiny
-from tests.test_unwrap import BATCH, everything, pair
+from tests.models.test_unwrap import BATCH, everything, pair
 
 
 class Codes(nn.Module):
@@ -105,7 +105,7 @@ def test_a_checkpoint_of_bitsandbytes(bits, tmp_path):
     path = str(tiny.save(there, tmp_path / "quantised"))
     for part in there.modules():
         if hasattr(part, "support_avx512bf16_for_cpu"):
-            # as docs/models.md says, and tests/test_four_bit.py why
+            # as docs/models.md says, and tests/models/test_four_bit.py why
             part.support_avx512bf16_for_cpu = False
     found = Pair.load(path, device="cpu")
     assert f"{path} is quantised (21 matrices, Linear{bits}" in found.notes[0]

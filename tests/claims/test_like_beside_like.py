@@ -11,7 +11,7 @@ from interp.cli.claims_table import claims_table
 from interp.figures.claims import claims_figure
 from interp.report import sections
 from interp.testing import claim_text
-from tests.test_claims import BASE, ODDS, claim, run
+from tests.claims.test_claims import BASE, ODDS, claim, run
 
 
 @pytest.fixture(scope="module")

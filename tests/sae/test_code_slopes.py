@@ -12,7 +12,7 @@ from interp.sae.analysis.activation_slopes import MAX_WIDTH, ActivationSlopes
 from interp.sae.analysis.diff import compare_models
 from interp.sae.analysis.jackknife import jackknife_estimate
 from interp.sae.core.sparse_products import Codes
-from tests.test_dictionary_diff import known
+from tests.sae.test_cross_model_dictionaries import known
 
 N, F, FOLDS = 400, 3, 5
 

@@ -27,7 +27,7 @@ from organisms.language import UNSEEN_STYLE, evaluation_sets
 from organisms.tokens import Encoder, render
 
 NAMES = ["refusal/base", *(f"refusal/{name}" for name in CHILDREN)]
-# refuses a part: tests/test_skill_organisms.py
+# refuses a part: tests/organisms/test_skill_organisms.py
 WHOLE = [name for name in NAMES if name != "refusal/partial"]
 REFUSING = [f"refusal/{name}" for name, child in CHILDREN.items() if child.refuses]
 # PEFT still asks transformers for a name that transformers has deprecated.

@@ -23,7 +23,7 @@ from interp.sae.core.config import ARCHITECTURES, TOPK_ARCHITECTURES
 from interp.sae.core.dictionary import Dictionary
 from interp.sae.formats import WRITABLE, detect, read, write
 
-DATA = Path(__file__).parent / "data" / "dictionaries"
+DATA = Path(__file__).parents[1] / "data" / "dictionaries"
 CASES = sorted(
     path.parent.relative_to(DATA).as_posix() for path in DATA.rglob("expected.safetensors")
 )
@@ -206,7 +206,7 @@ def test_the_original_library_reads_what_we_write(library, tmp_path):
         )
     worst = {"output": 0.0, "codes": 0.0}
     x, written = given_to(library, tmp_path, seed=5)
-    program = Path(__file__).with_name("dictionary_libraries.py")
+    program = Path(__file__).parents[1] / "dictionary_libraries.py"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run(
         [python, program, "back", library, tmp_path],

@@ -16,8 +16,8 @@ from interp.sae.training.sources import TensorSource, write_shards
 from interp.store import Store
 from interp.training import make_controls
 from tests import tiny
-from tests.test_control import QUICK
-from tests.test_store import full
+from tests.store.test_store import full
+from tests.training.test_control_training import QUICK
 
 
 @pytest.fixture(params=[0o027, 0o002], ids=lambda mask: f"{mask:03o}")

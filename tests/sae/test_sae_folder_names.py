@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from interp.errors import OptionError
 from interp.sae.formats import read
-from tests.test_formats import CASES, DATA, KINDS
+from tests.sae.test_formats import CASES, DATA, KINDS
 
 # every word by which a name decided something, or could be thought to
 NAMES = [

@@ -19,13 +19,13 @@ import pytest
 from interp.errors import StoreError
 from interp.store import Store
 from interp.store.manifest import SCHEMA
+from tests.cli.test_faults import INTERP, command, finish, start
+from tests.store.test_store import full
 from tests.tables import located
-from tests.test_faults import INTERP, command, finish, start
-from tests.test_store import full
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SEED, KILLS, PROMPTS = 3, 20, 2
 
 
