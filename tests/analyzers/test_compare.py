@@ -252,7 +252,7 @@ def test_claims_can_be_measured_again_and_figures_drawn():
     for claim in found.values():
         claims.check(claim, table)
     assert set(found) == {
-        "speaks-otherwise",
+        "outputs-differ",
         "beyond-control",
         "beyond-new-control",
         "drifts-beyond-control",
@@ -263,7 +263,7 @@ def test_claims_can_be_measured_again_and_figures_drawn():
     }
     assert found["beyond-control"].supported
     assert found["drifts-beyond-control"].supported
-    assert found["speaks-otherwise"].value > found["beyond-control"].control_value
+    assert found["outputs-differ"].value > found["beyond-control"].control_value
     assert (
         table.tables["weights"]["relative"] > table.tables["weights"]["control_relative"]
     ).mean() > 0.9
@@ -275,7 +275,7 @@ def test_claims_can_be_measured_again_and_figures_drawn():
     itself = Compare((pair,))(study)
     for claim in claims.from_table(itself.tables["claims"]):
         new = claim.name.endswith("new-control") and not claim.supported
-        assert claim.name in ("speaks-otherwise", "more-on-positive") or new or claim.value == 0
+        assert claim.name in ("outputs-differ", "more-on-positive") or new or claim.value == 0
     keys = [
         study.provenance(each).key
         for each in (Compare(), Compare((control,)), Compare((pair,)), Compare(cka_tokens=9))

@@ -239,7 +239,7 @@ def drawn(seed):
 
 BEYOND = [
     "concepts-shift-beyond-control",
-    "concepts-own-way-beyond-control",
+    "concepts-beyond-mean-shift-beyond-control",
     "shift-recovers-beyond-control",
 ]
 
@@ -278,7 +278,7 @@ def test_a_planted_shift_is_supported_beyond_controls_and_not_without_one(contro
     assert turned["control_beyond"].sum() > COUNT / 2
     alone = concluded(states, tuned, texts, [])
     made = require_remeasured(alone)
-    assert list(made) == ["concepts-shift", "concepts-own-way", "shift-recovers"]
+    assert list(made) == ["concepts-shift", "concepts-beyond-mean-shift", "shift-recovers"]
     assert {one.verdict for one in made.values()} == {"not tested"}
     assert all("there is no control fine-tune" in one.sentence for one in made.values())
     assert alone.summary["supported"] is False

@@ -330,7 +330,7 @@ def claims_of(last_depth: int, floor: float, controls: int, classes: int) -> lis
     compared, control_estimates = comparison_sentence("control_kl_last", controls, ".3g")
     claims = [
         Claim(
-            name="speaks-otherwise",
+            name="outputs-differ",
             estimate=mean("kl_last"),
             at_least=floor,
             reference=floor,
@@ -353,7 +353,7 @@ def claims_of(last_depth: int, floor: float, controls: int, classes: int) -> lis
     if not controls:
         claims.append(
             Claim(
-                name="stream-drifts",
+                name="residual-stream-differs",
                 estimate=mean("drift", **at_last_depth),
                 at_least=0.0,
                 text=cosine + "; no control was given to compare it with.",

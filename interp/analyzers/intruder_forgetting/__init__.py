@@ -222,7 +222,7 @@ def _claim(n: int) -> Claim:
     tested = n >= MIN_CHECKPOINTS
     p_text = ", p = {p:.2g}" if tested else f" (a test needs {MIN_CHECKPOINTS} checkpoints or more)"
     return Claim(
-        name="intruders-go-with-forgetting",
+        name="intruders-correlate-with-forgetting",
         estimate=statistic("rank-correlation", "intruders", by="forgetting"),
         at_least=0.0,
         null=(

@@ -262,7 +262,7 @@ _MISSING = "give a control fine-tune with --control"
 _SHARES = (
     ("concepts-shift", "", "shifted", "move more than with exchanged models", "move"),
     (
-        "concepts-own-way",
+        "concepts-beyond-mean-shift",
         "own_",
         "moves_distinctly",
         "move differently from tokens in general",
