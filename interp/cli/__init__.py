@@ -218,6 +218,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return DONE
 
 
+def replay(text: str, store: str) -> int:
+    """Run a recorded request, given as JSON, in a store; nothing but this request runs.
+
+    Its author may be a stranger: OptionError, and exit code 2, where words made of it would be read
+    as something else.
+    """
+    from interp.cli.common import replaying
+    from interp.provenance.request import CommandRequest
+
+    request = CommandRequest.model_validate_json(text)
+    own = request.with_options({"--store": store, "--json": True, "--quiet": True})
+    with replaying(request, store):
+        return main(own.unambiguous_words())
+
+
 def _lacks_room(error: Exception) -> str:
     """What to do about an error that says that a disk or the memory is full, whichever library
     raised it.

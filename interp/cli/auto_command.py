@@ -83,15 +83,14 @@ def command_of(name: str) -> Callable[..., str]:
                 f"{name} needs a behaviour; give --behaviour NAME, or --metric refusal"
             )
 
-        if isinstance(analyzer, Analyzer):
-            has_base = common.base is not None or find(tuned, ask_hub=False).base_name is not None
-            analyzer.check(Known(has_base=has_base))
-
         def compute(session: Session) -> list:
             specification = (
                 specification_of(behaviour, None) if behaviour or metric == "refusal" else None
             )
             prompts = common.read()
+            if isinstance(analyzer, Analyzer):
+                has_base = common.base is not None or find(tuned).base_name is not None
+                analyzer.check(Known(has_base=has_base))
             pair = session.load(tuned, common.base, name if needs is None or needs.base else "")
             study = session.study(
                 pair, prompts, specification and specification.metric(pair.tokenizer)

@@ -8,7 +8,9 @@ runs.
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -21,10 +23,10 @@ from typer.models import OptionInfo
 from interp.cli.piped_files import as_rereadable
 from interp.errors import OptionError
 from interp.provenance import to_json_value
+from interp.provenance.request import CommandRequest, as_request
 
 if TYPE_CHECKING:
     from interp.capture import BatchSize
-    from interp.provenance.request import CommandRequest
 
 
 NewTokens = Annotated[
@@ -53,11 +55,14 @@ class GroupedCommand(TyperCommand):
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        # here, since help need not wait for it
-        from interp.provenance.request import as_request
-
-        with as_request(_request_of(ctx)):
+        """Run the command; raises OptionError where another one was meant (``replaying``)."""
+        request, expected = _request_of(ctx), _EXPECTED.get()
+        if expected is not None and (request, str(ctx.params["store"])) != expected:
+            raise OptionError(
+                f"the recorded request of `interp {expected[0].command}` has options that are read"
+                " otherwise; run its command yourself"
+            )
+        with as_request(request):
             return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -74,10 +79,21 @@ class GroupedCommand(TyperCommand):
                     formatter.write_dl(groups[panel])
 
 
-def _request_of(ctx: Any) -> "CommandRequest":
-    """What was given of a command's parameters, as click has read it."""
-    from interp.provenance.request import CommandRequest
+_EXPECTED: ContextVar[tuple[CommandRequest, str] | None] = ContextVar("expected", default=None)
 
+
+@contextmanager
+def replaying(request: CommandRequest, store: str) -> Iterator[None]:
+    """Let nothing run in this context but this request, in this store."""
+    token = _EXPECTED.set((request, store))
+    try:
+        yield
+    finally:
+        _EXPECTED.reset(token)
+
+
+def _request_of(ctx: Any) -> CommandRequest:
+    """What was given of a command's parameters, as click has read it."""
     arguments, options = [], {}
     for parameter in ctx.command.params:
         given = ctx.get_parameter_source(parameter.name)

@@ -47,12 +47,14 @@ from interp.interventions.teacher_forcing import (
 )
 from interp.maths.batches import BATCH_COST_ON_CPU, BATCH_COST_ON_GPU, batch_by_length
 from interp.maths.host import to_host
+from interp.maths.memory import Memory, activation_budget
 from interp.models.caches import CachedPrefix
 from interp.study import Study
 
 UnitSet = Sequence[tuple[int, int]]
 MEASURES = ("behaviour", "recovery")
-ANSWERS_AT_ONCE = 64  # answers per batch of generation, each with a cache of two models
+ANSWERS_AT_ONCE = 64  # answers per batch of generation at most, each with a cache of two models
+MIN_ANSWERS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class Outcomes:
             DIRECTIONS[direction],
             exact,
         )
-        self._model, self.rows = study.pair[receiver_role], sorted(rows)
+        self._model, self._donor_model = study.pair[receiver_role], study.pair[donor_role]
+        self.rows = sorted(rows)
         receiver_answers, donor_answers = (
             study.answers(receiver_role, "positive"),
             study.answers(donor_role, "positive"),
@@ -217,11 +220,24 @@ class Outcomes:
             for chosen in sets
         )
 
+    @property
+    def _answers_at_once(self) -> int:
+        """Answers whose caches of both models fit into the memory of a batch."""
+        study = self._study
+        tokens = study.max_new_tokens + max(
+            len(study.encoded("positive")[row].ids) for row in self.rows
+        )
+        # twice: a growing cache is copied block by block
+        cache = 2 * tokens * (self._model.cached_bytes + self._donor_model.cached_bytes)
+        memory = study.batch_size if isinstance(study.batch_size, Memory) else None
+        fitting = activation_budget(memory, self._model.device) // cache
+        return max(MIN_ANSWERS_AT_ONCE, min(ANSWERS_AT_ONCE, fitting))
+
     def under(self, interventions: Iterable[Intervention | None]) -> list[Outcome]:
         """The outcome under each of some interventions from the donor of this direction."""
         outcomes, used_interventions, pending = [], [], []
         places = {row: place for place, row in enumerate(self.rows)}
-        size = self._study.batch_size_for(ANSWERS_AT_ONCE)
+        size = self._study.batch_size_for(self._answers_at_once)
 
         def write_waiting() -> None:
             # their caches are handed over, so that they are not held during generation

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.errors import UnsupportedModel
 from interp.maths.host import to_host
 from interp.models.anatomy import Anatomy
 from interp.models.matrices import is_packed
@@ -130,6 +131,11 @@ def _block_and_name(model: Model, name: str) -> tuple[int, str]:
 
 def _measured(layer: int, part: str, base: Tensor, tuned: Tensor) -> TensorChange:
     """Norms in float64, a part of the rows at a time: a copy of an embedding is large."""
+    if base.shape != tuned.shape:
+        raise UnsupportedModel(
+            f"{part} is {tuple(base.shape)} in the base and {tuple(tuned.shape)} in the fine-tuned"
+            " model; their change is not defined"
+        )
     sums = torch.zeros(3, dtype=torch.float64, device=base.device)
     for base_rows, tuned_rows in zip(_chunks(base), _chunks(tuned), strict=True):
         values = base_rows.double()
@@ -138,7 +144,9 @@ def _measured(layer: int, part: str, base: Tensor, tuned: Tensor) -> TensorChang
             [values.square().sum(), difference.square().sum(), (difference != 0).sum()]
         )
     norm, change, changed = map(float, to_host(sums))
-    return TensorChange(layer, part, base.numel(), norm**0.5, change**0.5, changed / base.numel())
+    return TensorChange(
+        layer, part, base.numel(), norm**0.5, change**0.5, changed / max(1, base.numel())
+    )
 
 
 def _chunks(tensor: Tensor) -> Sequence[Tensor]:

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-Scalar = bool | int | float | str
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=10_000)]
+Scalar = bool | int | float | Text
 Flag = Annotated[str, StringConstraints(pattern=r"^--[a-z0-9][a-z0-9-]*$")]
 
 
@@ -27,8 +28,8 @@ class CommandRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    command: str
-    arguments: list[str] = Field(default_factory=list)
+    command: Text
+    arguments: list[Text] = Field(default_factory=list)
     options: dict[Flag, Scalar | list[Scalar]] = Field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -50,7 +51,11 @@ class CommandRequest(BaseModel):
         ]
 
     def unambiguous_words(self) -> list[str]:
-        """Words in which no value can be read as another option, whoever wrote the request."""
+        """Words for a request that somebody else may have written: values are joined to their flags.
+
+        A flag that takes a value and has none can still take the next word. So ``interp.cli.replay``
+        compares what was read with the request before anything runs.
+        """
         options = [flag if value is True else f"{flag}={value}" for flag, value in self._flags()]
         return [*self.command.split(), *options, "--", *self.arguments]
 
@@ -65,9 +70,15 @@ class CommandRequest(BaseModel):
                     yield flag, one
 
 
+def has_request(context: Mapping[str, Any]) -> bool:
+    """Whether there is a request in the context of a run's provenance, readable or not."""
+    environment = context.get("environment")
+    return isinstance(environment, Mapping) and environment.get("request") is not None
+
+
 def recorded_request(context: Mapping[str, Any]) -> CommandRequest | None:
-    """The request in the context of a run's provenance; None for a run made in Python, and where
-    there is none that can be read.
+    """The request in the context of a run's provenance; None for a run made in Python, and for a
+    request that cannot be read (``has_request``).
     """
     environment = context.get("environment")
     value = environment.get("request") if isinstance(environment, Mapping) else None

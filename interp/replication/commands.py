@@ -32,10 +32,13 @@ REPLAYABLE = {
 from a stranger, so nothing else is run.
 """
 
+OWN = {"--store", "--json", "--quiet", "--debug", "--help"}
+"""Options that no run records."""
+
 # The package that is imported here is the one that measures, wherever the process starts.
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import interp; sys.path.pop(0); "
-    "from interp.cli import main; sys.exit(main())"
+    "from interp.cli import replay; sys.exit(replay(*sys.argv[1:]))"
 )
 
 
@@ -67,6 +70,10 @@ class ReplayedCommands:
                 f"`interp {name}` is not on the list of commands that a report may run again; run it"
                 " yourself"
             )
+        if own := sorted(OWN & {*request.options}):
+            raise ClaimError(
+                f"the request of `interp {name}` has {own[0]}, which is never recorded"
+            )
         if "--remote" in request.options:
             raise ClaimError(
                 f"`interp {name} --remote` sends prompts away; it is not run again, run it yourself"
@@ -87,7 +94,12 @@ class ReplayedCommands:
                     shutil.copytree(report.store.path(key), place / "store" / key)
                 line = self._line(request, place)
                 done = subprocess.run(
-                    line, cwd=self.directory, capture_output=True, text=True, check=False
+                    line,
+                    cwd=self.directory,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    check=False,
                 )
                 told = (done.stderr.strip().splitlines() or [""])[-1].removeprefix("interp: ")
                 (place / "done.json").write_text(
@@ -107,10 +119,8 @@ class ReplayedCommands:
             # files that a command writes outside its store must not overwrite existing ones
             name = Path(str(request.options["--out"])).name
             request = request.with_options({"--out": str(place / "out" / name)})
-        request = request.with_options(
-            {"--store": str(place / "store"), "--json": True, "--quiet": True}
-        )
-        return [sys.executable, "-P", "-c", _START, package, *request.unambiguous_words()]
+        line = [sys.executable, "-P", "-c", _START, package]
+        return [*line, request.model_dump_json(), str(place / "store")]
 
 
 def stored_runs_named_by(request: CommandRequest, report: Any) -> set[str]:

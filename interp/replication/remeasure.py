@@ -21,7 +21,7 @@ from interp.display import one_line
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.maths.prediction import prediction_interval
 from interp.provenance import JSON, Provenance, digest
-from interp.provenance.request import CommandRequest, recorded_request
+from interp.provenance.request import CommandRequest, has_request, recorded_request
 from interp.replication.commands import ReplayedCommands
 from interp.replication.new_prompts import on_fresh_prompts, replication_blocker
 from interp.table import Table
@@ -48,7 +48,7 @@ class Question:
             raise ClaimError(one_line(str(error))) from error
         except InterpError as error:
             raise ClaimError(one_line(f"{self.name}: {error}")) from error
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
             said = f"{type(error).__name__}: {error}"
             raise ClaimError(
                 f"{self.name}: the report lacks what measuring it again needs ({said})"
@@ -243,6 +243,8 @@ class Remeasurement(ReplayedCommands):
     def _request(self, run: JSON, label: str) -> CommandRequest:
         if request := recorded_request(run["context"]):
             return request
+        if has_request(run["context"]):
+            raise ClaimError(f"{label}: the request of run {run['key'][:12]} cannot be read")
         raise ClaimError(
             f"{label}: run {run['key'][:12]} was made in Python, no command is kept that measures"
             " it again; make it with the command line, or verify the report without measuring"

@@ -198,8 +198,9 @@ def write_report(
             f"--out {out}: the folder {out.absolute().parent} does not exist; create it or give"
             " another"
         )
-    if out.is_dir():
-        raise OptionError(f"--out {out} is a folder; give a file in it")
+    for path in (out, out.with_suffix(".json")):
+        if path.is_dir():
+            raise OptionError(f"--out {out}: {path} is a folder; give another name")
     # imports plotly, which is not needed to read a report
     from interp.report.report_page import render_report
 

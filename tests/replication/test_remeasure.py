@@ -13,7 +13,7 @@ import pytest
 
 from interp import organisms
 from interp.claims import from_table, texts_match, to_table
-from interp.cli import COMMANDS, GROUPS
+from interp.cli import COMMANDS, GROUPS, replay
 from interp.errors import ClaimError, OptionError
 from interp.provenance import digest
 from interp.provenance.request import CommandRequest, recorded_request
@@ -196,7 +196,7 @@ def test_a_command_runs_once_whatever_the_number_of_claims_and_its_error_is_told
     line = Remeasurement(tmp_path)._line(
         CommandRequest(command="report", options={"--out": "../page.html"}), lines[0]
     )
-    assert f"--out={lines[0] / 'out' / 'page.html'}" in line
+    assert json.loads(line[-2])["options"]["--out"] == str(lines[0] / "out" / "page.html")
 
 
 @pytest.mark.parametrize(
@@ -406,6 +406,78 @@ def test_no_value_of_a_request_becomes_another_option():
         "--",
         "--out=elsewhere",
     ]
+
+
+ATTACKS = {
+    "a flag takes the separator": CommandRequest(
+        command="report",
+        arguments=["0123456789abcdef", "--store=elsewhere", "--out=elsewhere/page.html"],
+        options={"--title": [True]},
+    ),
+    "a flag that reaches the network": CommandRequest(
+        command="compare",
+        arguments=["m", "--remote"],
+        options={"--prompts": "private.txt", "--engine": "nnsight", "--system": True},
+    ),
+    "a flag takes another flag": CommandRequest(
+        command="tuco", arguments=["m"], options={"--system": True, "--base": "b"}
+    ),
+    "a value for a flag that takes none": CommandRequest(
+        command="intruders", arguments=["m"], options={"--embeddings": "--base=b"}
+    ),
+    "a number as text": CommandRequest(
+        command="compare", arguments=["m"], options={"--seed": "3", "--prompts": "x.txt"}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_request_that_would_be_read_otherwise_does_not_run(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert replay(ATTACKS[name].model_dump_json(), str(tmp_path / "store")) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_honest_request_is_read_as_it_was_recorded(tmp_path, capsys):
+    """It gets as far as the prompt file that is not there."""
+    request = CommandRequest(
+        command="compare",
+        arguments=["-m"],
+        options={"--prompts": "a=b.txt", "--seed": 3, "--cka-tokens": 64, "--system": "-- x"},
+    )
+    assert replay(request.model_dump_json(), str(tmp_path / "store")) == 2
+    assert "no prompt file at a=b.txt" in capsys.readouterr().err
+
+
+def test_words_that_click_reads_as_another_request_do_not_run(tmp_path, capsys):
+    request = CommandRequest(
+        command="tuco", arguments=["m"], options={"--system": True, "--base": "b"}
+    )
+    assert replay(request.model_dump_json(), str(tmp_path / "store")) == 2
+    assert "has options that are read otherwise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--store", "--json", "--quiet", "--debug", "--help"])
+def test_options_that_are_never_recorded_are_not_run(flag, tmp_path):
+    command = COMMAND.with_options({flag: True})
+    report = reported(tmp_path, located(), verified(command=command))
+    told = answers(Remeasurement(tmp_path / "x").remeasured(report))
+    assert f"has {flag}, which is never recorded" in told["necessity"]
+
+
+def test_a_request_that_cannot_be_read_is_no_run_made_in_python(tmp_path):
+    run = verified()
+    run.provenance.context["environment"]["request"]["options"]["--Odd_Flag"] = 1
+    told = remeasured(tmp_path, run, located())
+    assert "the request of run" in told["necessity"]
+    assert "cannot be read" in told["necessity"]
+
+
+@pytest.mark.parametrize("value", ["a\0b", "x" * 10_001])
+def test_text_that_no_command_line_holds_is_not_read(value):
+    request = {"command": "compare", "arguments": [value], "options": {}}
+    assert recorded_request({"environment": {"request": request}}) is None
 
 
 def test_a_held_out_half_is_parted_as_the_command_parts_it(tmp_path):

@@ -112,6 +112,11 @@ class Analyzer:
 
     parent: str | None = field(default=None, kw_only=True)
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__call__" in vars(cls):
+            raise TypeError(f"{cls.__name__} defines __call__; an analyzer defines run(study)")
+
     def __post_init__(self) -> None:
         for each in fields(self):
             value, kind = getattr(self, each.name), each.metadata.get("kind")
@@ -243,7 +248,12 @@ def _require_allowed(owner: str, name: str, value: Any, metadata: Mapping[str, A
     for item in value if isinstance(value, (tuple, list)) else (value,):
         if choices and item not in choices:
             raise OptionError(f"{name} of {owner} is {item!r}; use {either(choices)}")
-        if low is not None and not item >= low:
+        try:
+            too_low, too_high = low is not None and item < low, high is not None and item > high
+        except TypeError as error:
+            raise OptionError(f"{name} of {owner} is {item!r}; give a number") from error
+        # every comparison with NaN is False
+        if too_low or ((low, high) != (None, None) and item != item):
             raise OptionError(f"{name} of {owner} is {item}; use at least {low}")
-        if high is not None and not item <= high:
+        if too_high:
             raise OptionError(f"{name} of {owner} is {item}; use at most {high}")

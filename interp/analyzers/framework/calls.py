@@ -25,6 +25,7 @@ def announced(examine: Examine) -> Examine:
     def call(self: Any, study: Any) -> Table:
         if not isinstance(study, Study) or study.quiet:
             return examine(self, study)
+        self.require(study)
         # an analyzer that another one calls prints nothing
         if (
             study.stages.is_idle

@@ -33,7 +33,7 @@ def fingerprint(value: Any, name: str = "value") -> JSON:
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, HasOptions):
+    if isinstance(value, HasOptions) and callable(value):
         return {
             "name": value.name,
             "version": value.version,

@@ -158,18 +158,13 @@ class VerifyNeurons(Analyzer):
         """Raise OptionError for directions or excluded units that there are none of, and for a
         patch that needs a base where there is none.
         """
-        shape = known.shape
-        if shape and (
-            invalid := [
-                pair
-                for pair in self.excluded
-                if not all(0 <= at < count for at, count in zip(pair, shape, strict=True))
-            ]
-        ):
-            raise OptionError(
-                f"excluded is layer {invalid[0][0]}, {self.unit} {invalid[0][1]}; the model has"
-                f" {shape[0]} blocks of {shape[1]}"
-            )
+        layers, units = known.shape or (float("inf"), float("inf"))
+        for pair in self.excluded:
+            if len(pair) != 2 or not (0 <= pair[0] < layers and 0 <= pair[1] < units):
+                raise OptionError(
+                    f"excluded has {tuple(pair)}; give pairs (layer, {self.unit}) numbered from 0"
+                    + (f": the model has {layers} blocks of {units}" if known.shape else "")
+                )
         if self.directions not in (("necessity",), tuple(DIRECTIONS)):
             raise OptionError(
                 f"directions {self.directions!r}; use necessity, alone or before sufficiency"
