@@ -16,6 +16,7 @@ from interp.analyzers.framework.analyzer import (
 )
 from interp.analyzers.framework.by_prompt import answer_lengths, prompt_rows, sign_flips
 from interp.analyzers.framework.content import fingerprint
+from interp.analyzers.framework.evidence import evidence_result
 
 __all__ = [
     "Analyzer",
@@ -23,6 +24,7 @@ __all__ = [
     "Needs",
     "Result",
     "answer_lengths",
+    "evidence_result",
     "fingerprint",
     "option",
     "prompt_rows",

@@ -1,0 +1,182 @@
+"""``DiffMining``: which tokens does the fine-tuned model make likelier on ordinary text?
+
+At every position of texts that both models read, the k tokens whose logit rose most and the k whose
+logit fell most are counted ("Diff Mining", arXiv 2608.26462). A token's score is the share of
+positions at which it is among the rises minus the share among the falls. Every control fine-tune is
+scored in the same way.
+
+Where it departs from the reference: only differences strictly beyond the position's median count,
+since otherwise the identical pair lists the first tokens of the vocabulary at 100 %; likelihood is
+compared by log probabilities, since raw logits can shift by a constant; counts are streamed, so that
+memory does not grow with the text; texts of any length count, each as much as another.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from interp.analyzers.diff_mining.compute import TokenCounts
+from interp.analyzers.diff_mining.topics import PositionSample, topics_table
+from interp.analyzers.framework import Analyzer, Needs, Result, evidence_result, option
+from interp.engines import Batch
+from interp.experiments.cost import Work
+from interp.experiments.discovery import (
+    each_model,
+    form_tokens,
+    model_names,
+    of_shared_items,
+    token_labels,
+)
+from interp.experiments.plain_text import coded_texts
+from interp.experiments.same_base import require_same_base
+from interp.maths.precision import widen
+from interp.models.pair import Pair
+from interp.prompts import Encoded
+from interp.study import Study
+
+CONTEXT = 12
+"""Tokens of the text that an example shows before the position."""
+
+
+@dataclass(frozen=True)
+class DiffMining(Analyzer):
+    """Tokens by how often their logit rises most; needs a base.
+
+    ``controls``: pairs of the same base and a control fine-tune each. Returns a table of kind
+    ``diff-mining``, one row per token in order of evidence, with ``controls`` (the largest
+    statistic of every model) and ``topics`` (tokens that rise at the same positions).
+    """
+
+    name: ClassVar[str] = "diff-mining"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = Needs(base=True)
+
+    controls: Sequence[Pair] = option(
+        (), "Pairs of the same base and a control fine-tune each.", compare=False
+    )
+    k: int = option(100, "Tokens counted per position on each side (at most a twentieth).", ge=1)
+    spread: float = option(
+        0.05, "Standard deviation between models that all tokens share, as a share of positions."
+    )
+    rows: int = option(100, "Tokens listed.", ge=1)
+    topics: int = option(3, "Topics of tokens that rise together; 0 for none.", ge=0)
+    topics_by: str = option(
+        "positions",
+        "What a topic is a part of: positions, at most 5,000, or texts, all of them in memory.",
+        choices=("positions", "texts"),
+    )
+
+    def require(self, study: Study) -> None:
+        """Raise OptionError or PairError for a study or controls that cannot be compared."""
+        super().require(study)
+        require_same_base(study, self.controls)
+
+    def work(self, study: Study) -> Work:
+        """Passes of the base and of one other model over every text, for every model."""
+        return Work(full_logits=2.4 * (1 + len(self.controls)))
+
+    def run(self, study: Study) -> Result:
+        """Count tokens in the fine-tuned model and in every control."""
+        texts = coded_texts(study, "positive")
+        names = model_names(study, self.controls)
+        sample = PositionSample(self.topics_by)
+        counts = _count(study, study.pair, texts, self.k, names[0], sample)
+        scores = [counts.net_share]
+        for number, pair in each_model(study, self.controls):
+            if number:
+                scores.append(_count(study, pair, texts, self.k, names[number]).net_share)
+        form = form_tokens(study.pair.tokenizer, counts.vocabulary)
+        evidence = of_shared_items(np.stack(scores), self.spread, limit=self.rows, form=form)
+        rows = evidence.rows
+        examples = [
+            _example(study, texts, int(counts.seen_at[0 if score > 0 else 1, token]))
+            for token, score in zip(rows, evidence.score, strict=True)
+        ]
+        extra = {
+            "token_id": (rows, "key", "token id"),
+            "likelier": (
+                counts.likelier_share[rows],
+                "measure",
+                "share of positions at which the token's log probability is higher",
+            ),
+            "gain": (
+                counts.mean_gain[rows],
+                "measure",
+                "mean change of its log probability over positions",
+                "nats",
+            ),
+        }
+        return evidence_result(
+            self.name,
+            evidence,
+            names,
+            token_labels(study.pair.tokenizer, rows.tolist()),
+            unit="share of positions",
+            meaning=(
+                f"share of positions at which the token is among the {counts.k} whose logit rose"
+                " most, minus the share among those that fell most"
+            ),
+            examples=examples,
+            largest_labels=[
+                token_labels(study.pair.tokenizer, [index])[0] if index >= 0 else ""
+                for index in evidence.largest.tolist()
+            ],
+            extra=extra,
+            tables=(
+                {"topics": topics_table(sample, self.topics, study.pair.tokenizer, study.seed)}
+                if self.topics
+                else {}
+            ),
+        )
+
+
+def _count(
+    study: Study,
+    pair: Pair,
+    texts: Sequence[Encoded],
+    k: int,
+    name: str,
+    sample: PositionSample | None = None,
+) -> TokenCounts:
+    base, tuned = pair.require_base("diff mining"), pair.tuned
+    vocabulary = min(base.anatomy.vocabulary, tuned.anatomy.vocabulary)
+    counts = TokenCounts(vocabulary, max(1, min(k, vocabulary // 20)))
+    starts = np.cumsum([0, *(len(text.ids) for text in texts)])
+    # logits of both models and one buffer, in float32
+    for rows in study.progress(study.batches(texts, tuned, 12 * vocabulary), f"tokens, {name}"):
+        batch = Batch.pad([texts[row].ids for row in rows], study.pad_id, "right", tuned.device)
+        counted = batch.mask.clone()
+        counted[:, 0] = False  # an attention sink, or a token that all texts begin with
+        lengths = counted.sum(1, keepdim=True)
+        weights = (1.0 / lengths.clamp(min=1)).expand(counted.shape)[counted]
+        positions = torch.tensor([int(starts[row]) for row in rows])[:, None] + torch.arange(
+            counted.shape[1]
+        )
+        base_logits, tuned_logits = (
+            widen(study.engine.run(model, batch, keep=None).require_logits())[..., :vocabulary][
+                counted
+            ].to(tuned.device)
+            for model in (base, tuned)
+        )
+        numbers = positions[counted.cpu()]
+        values, tokens = counts.update(base_logits, tuned_logits, weights, numbers)
+        counts.n_texts += len(rows)
+        if sample is not None:
+            owners = torch.tensor(rows)[:, None].expand(counted.shape)[counted.cpu()]
+            sample.add(values.cpu(), tokens.cpu(), numbers, owners)
+    return counts
+
+
+def _example(study: Study, texts: Sequence[Encoded], number: int) -> str:
+    """The text up to the position with this running number; the token is predicted there."""
+    if number < 0:
+        return ""
+    starts = np.cumsum([0, *(len(text.ids) for text in texts)])
+    row = int(np.searchsorted(starts, number, side="right")) - 1
+    at = number - int(starts[row])
+    ids = list(texts[row].ids)
+    before = study.pair.tokenizer.decode(ids[max(0, at + 1 - CONTEXT) : at + 1])
+    return f"{before}«»{study.pair.tokenizer.decode(ids[at + 1 : at + 5])}"

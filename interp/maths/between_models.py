@@ -1,0 +1,91 @@
+"""Is one model further from the others than they are from each other? Every model is held out in
+turn and compared with the rest.
+
+A fine-tuned model differs from its base in any case, and so do control fine-tunes: permutations
+within one pair of models reject for both. The variance that matters is between models. With K
+controls of the same recipe, all K + 1 models are exchangeable under the hypothesis that the
+fine-tuned model is one of them, so that the rank of its largest statistic is an exact test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class BetweenModels:
+    """The first model's statistics, and the largest of every model.
+
+    ``statistic`` [V]: of every item of the first model, signed. ``maxima`` [M]: the largest absolute
+    statistic of every model, the first model's first; ``largest`` [M] the item where it is.
+    ``detectable``: the smallest difference from the mean of the other models that exceeds the
+    largest maximum of the others, for an item in which the others agree; NaN with fewer than two
+    others.
+    """
+
+    statistic: Float[np.ndarray, " V"]
+    maxima: Float[np.ndarray, " M"]
+    largest: Int[np.ndarray, " M"]
+    detectable: float
+
+
+def between_models(
+    scores: Float[np.ndarray, "M V"], spread: float, *, away_from_zero: bool = False
+) -> BetweenModels:
+    """Every model held out in turn: its scores minus the mean of the others, over their spread.
+
+    ``T_v = (m_v - mean_k m_v) / sqrt((s_v^2 + s_0^2) (1 + 1/K))`` with the standard deviation
+    ``s_v`` of the K other models and ``spread`` s_0 > 0, which all items share: with few models
+    s_v is small by chance in some of many items (as in the moderated t of Smyth 2004). The first
+    model's statistics are referred to the maxima of the others by ``rank_p``.
+
+    ``away_from_zero``: for scores that are 0 where nothing changed, a statistic counts only where
+    its sign is that of the model's own score, and is 0 elsewhere: that a model lacks a change which
+    all others have is not a change.
+
+    With two models both statistics are equal in size, so that nothing can be said of one of them;
+    with one model all statistics are NaN.
+    """
+    if not spread > 0:
+        raise ValueError(f"the shared standard deviation is {spread!r}; give a number above 0")
+    scores = np.asarray(scores, np.float64)
+    n_models, n_items = scores.shape
+    if n_models < 2 or not n_items:
+        nothing = np.full(n_models, np.nan if n_models < 2 else 0.0)
+        return BetweenModels(
+            np.full(n_items, np.nan), nothing, np.zeros(n_models, np.int64), np.nan
+        )
+    n_others = n_models - 1
+    widening = 1 + 1 / n_others
+    statistic, maxima, largest = np.zeros(n_items), np.zeros(n_models), np.zeros(n_models, np.int64)
+    for held_out in range(n_models):
+        others = np.delete(scores, held_out, axis=0)
+        variance = others.var(axis=0, ddof=1) if n_others > 1 else np.zeros(n_items)
+        own = (scores[held_out] - others.mean(axis=0)) / np.sqrt((variance + spread**2) * widening)
+        if away_from_zero:
+            own[own * scores[held_out] <= 0] = 0.0
+        largest[held_out] = np.abs(own).argmax()
+        maxima[held_out] = np.abs(own[largest[held_out]])
+        if held_out == 0:
+            statistic = own
+    threshold = float(maxima[1:].max()) if n_others > 1 else np.nan
+    return BetweenModels(statistic, maxima, largest, threshold * spread * np.sqrt(widening))
+
+
+def rank_p(
+    statistic: Float[np.ndarray, " V"], maxima: Float[np.ndarray, " K"]
+) -> Float[np.ndarray, " V"]:
+    """Single-step max-T p of every statistic of one model among the maxima of K others.
+
+    ``(1 + number of maxima that are as large) / (1 + K)``, corrected for all items of the family;
+    NaN with fewer than two others.
+    """
+    size = np.abs(np.asarray(statistic, np.float64))
+    if len(maxima) < 2:
+        return np.full(size.shape, np.nan)
+    reached = np.sort(np.asarray(maxima, np.float64))
+    n_as_large = len(reached) - np.searchsorted(reached, size, side="left")
+    return np.where(np.isnan(size), np.nan, (1 + n_as_large) / (1 + len(reached)))
