@@ -93,6 +93,22 @@ def load(path: str) -> Any:
 
 
 KINDS: dict[str, Kind] = {
+    "discover": Kind(
+        analyzer="interp.analyzers.discover:Discover",
+        replayable=True,
+        help="what did fine-tuning teach that nobody named, compared with control fine-tunes",
+        figure="interp.figures.discovery:discover_figure",
+        heading="What the fine-tuned model does more, or less",
+        section="Discovery",
+        order=0,
+    ),
+    "diff-mining": Kind(
+        analyzer="interp.analyzers.diff_mining:DiffMining",
+        figure="interp.figures.discovery:evidence_figure",
+        heading="Tokens that it makes likelier",
+        section="Diff mining",
+        order=26,
+    ),
     "baselines": Kind(
         analyzer="interp.analyzers.baselines:Baselines",
         figure="interp.figures.baselines:baselines_figure",

@@ -27,6 +27,7 @@ _LISTED = (
     "locate-neurons",
     "transfer",
     "dissociate",
+    "discover",
     "compare",
     "tuco",
     "intruders",

@@ -85,7 +85,9 @@ def command_of(name: str) -> Callable[..., str]:
 
         def compute(session: Session) -> list:
             specification = (
-                specification_of(behaviour, None) if behaviour or metric == "refusal" else None
+                specification_of(behaviour, None, common.store)
+                if behaviour or metric == "refusal"
+                else None
             )
             prompts = common.read()
             if isinstance(analyzer, Analyzer):

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from interp.prompts import Contrast
     from interp.study import Study
 
-BEHAVIOUR_HELP = "The behaviour: refusal, a YAML file, or an entry point.  [default: refusal]"
+BEHAVIOUR_HELP = (
+    "The behaviour: refusal, a YAML file, an entry point, or discovered:RUN#PLACE.  [default:"
+    " refusal]"
+)
 METRICS = ("auto", "logit-diff", "answer-loss", "accuracy")
 _FILE: dict[str, Any] = {"metavar": "FILE"}
 
@@ -175,7 +178,7 @@ class BehaviourOptions(TemplateFlags):
 
     def specification(self) -> "BehaviourSpecification":
         """The behaviour of ``--behaviour`` or of ``--markers``, else refusal by the default ones."""
-        return specification_of(self.behaviour, self.markers)
+        return specification_of(self.behaviour, self.markers, self.store)
 
     def make_metric(
         self, tokenizer: Any, sought: "BehaviourSpecification", *contrasts: "Contrast | None"
@@ -236,14 +239,20 @@ def require_one_source(behaviour: str | None, markers: Path | None) -> None:
         )
 
 
-def specification_of(behaviour: str | None, markers: Path | None) -> "BehaviourSpecification":
+def specification_of(
+    behaviour: str | None, markers: Path | None, store: Path
+) -> "BehaviourSpecification":
     """The behaviour that options name, read and checked before any model is loaded: refusal where
-    they name none.
+    they name none. One that was discovered is read from the ``store``.
     """
     from interp.metrics import read_behaviour, read_markers, refusal_specification
+    from interp.metrics.discovered import is_discovered, read_discovered
+    from interp.store import Store
 
     if markers is not None:
         return refusal_specification(read_markers(markers))
+    if behaviour is not None and is_discovered(behaviour):
+        return read_discovered(behaviour, Store(store))
     return read_behaviour(behaviour or "refusal")
 
 

@@ -18,7 +18,11 @@ def command(
     ] = None,
     *,
     out: Annotated[
-        Path, typer.Option(metavar="FILE.html", help="The page; FILE.json is written next to it.")
+        Path,
+        typer.Option(
+            metavar="FILE.html",
+            help="The page; FILE.json is written next to it. Of --brief: the file.",
+        ),
     ],
     title: Annotated[
         str | None, typer.Option(metavar="TEXT", help="By default the names of the models.")
@@ -29,6 +33,13 @@ def command(
         typer.Option(
             "--agreement",
             help="Also compare the locations of the change by method (interp agree).",
+        ),
+    ] = False,
+    brief: Annotated[
+        bool,
+        typer.Option(
+            "--brief",
+            help="Instead of a page, compact JSON: nulls and what was not found come first.",
         ),
     ] = False,
     draws: Annotated[
@@ -42,7 +53,7 @@ def command(
     What was compared, which claims are supported and which are not, each with its control; with
     --agreement also whether methods agree on where fine-tuning changed the model. `interp verify
     FILE.json` and `pytest --interp-report FILE.json` compute every claim again from the stored
-    tables.
+    tables. With --brief, one line of JSON for programs that read results.
 
     Example: interp report 1facf37b 2922ca53 --out report.html
     """
@@ -55,6 +66,20 @@ def command(
         )
     store = Store(common.store)
     keys = [run.key for run in store.runs() if run.kind != "places"] if every else runs or []
+    if brief:
+        if agreement or title is not None:
+            raise OptionError("--brief has neither a title nor --agreement; leave them out")
+        from interp.report.brief import write_brief
+
+        content = write_brief(out, keys, store)
+        counts = {name: len(content[name]) for name in ("not_found", "found", "evidence")}
+        lines = [
+            f"not found: {counts['not_found']} claims or methods",
+            f"found:     {counts['found']} claims, {counts['evidence']} items of evidence",
+            f"brief:     {out}",
+        ]
+        common.result({"brief": str(out), **counts}, "\n".join(lines))
+        return
     report_path = write_report(out, keys, store, title=title, draws=draws if agreement else None)
     value, size = read(report_path).value, out.stat().st_size
     if size > RECOMMENDED_PAGE_BYTES:

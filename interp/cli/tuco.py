@@ -162,7 +162,7 @@ def command(
         if scaling is not None:
             scaling.check(Known())
         prompts = common.read(None if metric == "refusal" else read_task)
-        specification = specification_of(behaviour, markers)
+        specification = specification_of(behaviour, markers, common.store)
         if scaling is not None and metric == "refusal":
             specification.require_number("--alpha")
         pair = session.load(tuned, common.base, "TuCo")

@@ -10,6 +10,7 @@ fine-tuned model is one of them, so that the rank of its largest statistic is an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,9 +20,9 @@ from jaxtyping import Float, Int
 class BetweenModels:
     """The first model's statistics, and the largest of every model.
 
-    ``statistic`` [V]: of every item of the first model, signed. ``maxima`` [M]: the largest absolute
-    statistic of every model, the first model's first; ``largest`` [M] the item where it is.
-    ``detectable``: the smallest difference from the mean of the other models that exceeds the
+    ``statistic`` [V]: of every item of the first model, signed. ``maxima`` [M]: the largest
+    statistic of every model (in size, unless the alternative is "greater"), the first model's
+    first; ``largest`` [M] the item where it is. ``detectable``: the smallest difference from the mean of the other models that exceeds the
     largest maximum of the others, for an item in which the others agree; NaN with fewer than two
     others.
     """
@@ -33,7 +34,9 @@ class BetweenModels:
 
 
 def between_models(
-    scores: Float[np.ndarray, "M V"], spread: float, *, away_from_zero: bool = False
+    scores: Float[np.ndarray, "M V"],
+    spread: float,
+    alternative: Literal["two-sided", "away-from-zero", "greater"] = "two-sided",
 ) -> BetweenModels:
     """Every model held out in turn: its scores minus the mean of the others, over their spread.
 
@@ -42,9 +45,10 @@ def between_models(
     s_v is small by chance in some of many items (as in the moderated t of Smyth 2004). The first
     model's statistics are referred to the maxima of the others by ``rank_p``.
 
-    ``away_from_zero``: for scores that are 0 where nothing changed, a statistic counts only where
-    its sign is that of the model's own score, and is 0 elsewhere: that a model lacks a change which
-    all others have is not a change.
+    ``alternative``: "away-from-zero" is for scores that are 0 where nothing changed: a statistic
+    counts only where its sign is that of the model's own score, and is 0 elsewhere, since that a
+    model lacks a change which all others have is not a change. "greater": maxima are of the signed
+    statistics.
 
     With two models both statistics are equal in size, so that nothing can be said of one of them;
     with one model all statistics are NaN.
@@ -65,10 +69,11 @@ def between_models(
         others = np.delete(scores, held_out, axis=0)
         variance = others.var(axis=0, ddof=1) if n_others > 1 else np.zeros(n_items)
         own = (scores[held_out] - others.mean(axis=0)) / np.sqrt((variance + spread**2) * widening)
-        if away_from_zero:
+        if alternative == "away-from-zero":
             own[own * scores[held_out] <= 0] = 0.0
-        largest[held_out] = np.abs(own).argmax()
-        maxima[held_out] = np.abs(own[largest[held_out]])
+        size = own if alternative == "greater" else np.abs(own)
+        largest[held_out] = size.argmax()
+        maxima[held_out] = size[largest[held_out]]
         if held_out == 0:
             statistic = own
     threshold = float(maxima[1:].max()) if n_others > 1 else np.nan
@@ -76,14 +81,14 @@ def between_models(
 
 
 def rank_p(
-    statistic: Float[np.ndarray, " V"], maxima: Float[np.ndarray, " K"]
+    size: Float[np.ndarray, " V"], maxima: Float[np.ndarray, " K"]
 ) -> Float[np.ndarray, " V"]:
-    """Single-step max-T p of every statistic of one model among the maxima of K others.
+    """Single-step max-T p of one model's statistics (their size) among the maxima of K others.
 
     ``(1 + number of maxima that are as large) / (1 + K)``, corrected for all items of the family;
     NaN with fewer than two others.
     """
-    size = np.abs(np.asarray(statistic, np.float64))
+    size = np.asarray(size, np.float64)
     if len(maxima) < 2:
         return np.full(size.shape, np.nan)
     reached = np.sort(np.asarray(maxima, np.float64))

@@ -15,6 +15,7 @@ from interp.claims import to_table
 from interp.figures import has_figure, plot
 from interp.kinds import kinds
 from interp.report import sections
+from interp.report.evidence import evidence_table
 from interp.report.facts import facts_html
 from interp.report.features import features_list
 from interp.report.html_document import render_document, write_text
@@ -97,6 +98,8 @@ def _contents_of(table: Table, brief: bool) -> list[Html]:
         return [sections.tokens_table(table, collapsed=brief)]
     if table.kind == "baselines":
         return [figure_of(table), sections.baselines_table(table)]
+    if table.kind == "discover":
+        return [figure_of(table), evidence_table(table)]
     if table.kind == "sae-features":
         return [figure_of(table), features_list(table)]
     return [figure_of(table)]

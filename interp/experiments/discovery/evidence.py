@@ -89,8 +89,8 @@ def of_shared_items(
     scores = np.asarray(scores, np.float64)
     form = np.zeros(scores.shape[1], bool) if form is None else form
     content = np.flatnonzero(~form)
-    result = between_models(scores[:, content], spread, away_from_zero=True)
-    statistic = between_models(scores, spread, away_from_zero=True).statistic
+    result = between_models(scores[:, content], spread, "away-from-zero")
+    statistic = between_models(scores, spread, "away-from-zero").statistic
     order = np.abs(scores[0] if len(scores) == 1 else statistic)
     listed = []
     for wanted in (~form, form):
@@ -98,7 +98,10 @@ def of_shared_items(
         # ties in a stable order: by item
         listed.append(items[np.argsort(-order[items], kind="stable")][:limit])
     rows = np.concatenate(listed)
-    largest = content[result.largest] if content.size else np.full(len(scores), -1)
+    # a model without any statistic above 0 has no largest item
+    largest = np.full(len(scores), -1)
+    if content.size:
+        largest = np.where(result.maxima > 0, content[result.largest], -1)
     return Evidence(
         rows,
         scores[0, rows],
@@ -163,7 +166,7 @@ def evidence_tables(
     ``interp.rows.rows_table``.
     """
     count, n_controls = len(evidence.rows), len(names) - 1
-    p = rank_p(evidence.statistic, evidence.maxima[1:])
+    p = rank_p(np.abs(evidence.statistic), evidence.maxima[1:])
     p[evidence.form] = NAN
     of_controls: dict[str, Any] = {}
     if n_controls:

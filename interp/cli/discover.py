@@ -1,0 +1,219 @@
+"""``interp discover``: what did the fine-tuned model learn that control fine-tunes did not?"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.common import takes
+from interp.cli.prompt_options import CONTROL_HELP, controls_on_demand, require_controls
+from interp.cli.request_cache import Request
+from interp.cli.runner import Session, answer
+from interp.cli.template_options import TemplateFlags
+from interp.errors import OptionError, PromptError
+
+if TYPE_CHECKING:
+    from interp.analyzers.framework import Analyzer
+    from interp.prompts import OneClass
+
+METHODS = (
+    "diff-mining",
+    "activation-difference",
+    "contrastive-generation",
+    "perplexity-differencing",
+    "update-directions",
+)
+QUICK = {"texts": 100, "samples": 50, "prefills": 8, "depths": (0.5, 1.0)}
+"""What --quick takes in place of the defaults."""
+_FILE: dict[str, Any] = {"metavar": "FILE"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscoverOptions(TemplateFlags):
+    """What discovery examines; the fields are the flags."""
+
+    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="The base model.")] = (
+        None
+    )
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            "--text", **_FILE, help="Ordinary texts that all models read.  [default: shipped ones]"
+        ),
+    ] = None
+    column: Annotated[
+        str, typer.Option("--column", metavar="NAME", help="Column of the text file.")
+    ] = "prompt"
+    max_texts: Annotated[
+        int | None,
+        typer.Option("--max-texts", metavar="N", min=8, help="At most N texts.  [default: 300]"),
+    ] = None
+    prefills: Annotated[
+        Path | None,
+        typer.Option(
+            "--prefills",
+            **_FILE,
+            help="Beginnings that models continue, a line each.  [default: beginnings of the texts]",
+        ),
+    ] = None
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            "--questions",
+            **_FILE,
+            help="Questions for the chat template, a line each.  [default: shipped ones]",
+        ),
+    ] = None
+
+    def read(self, limit: int) -> "OneClass":
+        """The texts as one class of prompts."""
+        from interp import organisms
+        from interp.prompts import OneClass, read_prompts
+
+        path = self.text or organisms.prompts("discover", "text", "text")
+        return OneClass(read_prompts(path, self.column, "text")).limit(self.max_texts or limit)
+
+
+@takes(DiscoverOptions)
+def command(
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")
+    ],
+    *,
+    control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
+    methods: Annotated[
+        str, typer.Option(metavar="NAME,...", help=f"Methods: {', '.join(METHODS)}; all.")
+    ] = "all",
+    samples: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=2, help="Texts that each model writes.  [default: 150]"),
+    ] = None,
+    n_prefills: Annotated[
+        int | None,
+        typer.Option(
+            "--max-prefills",
+            metavar="N",
+            min=1,
+            help="Prefills and questions of contrastive generation.  [default: 20]",
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=2, help="Length of what is written, in tokens.")
+    ] = 48,
+    steer: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Also N answers per question under the activation difference."
+        ),
+    ] = 0,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Fewer texts, samples and prefills: less can be found."),
+    ] = False,
+    common: DiscoverOptions,
+) -> str:
+    """Look for what fine-tuning changed without naming it, compared with control fine-tunes.
+
+    Several methods list tokens, phrases, texts and directions in which the fine-tuned model departs
+    from its base on ordinary text. Every item is scored in every control too, and one test over all
+    methods says whether there is more than the controls give: with 19 controls by rank, with 5
+    against the prediction interval of a new one; without a control the lists describe the change
+    and nothing is claimed.
+
+    Example: interp discover ./tuned --base ./base --control ./controls/seed-0/matched --control ...
+    """
+    request = Request.of("discover", {**locals()})
+    chosen = _methods(methods)
+    require_controls(control)
+    common.template_arguments()
+    common.batches()
+
+    def compute(session: Session) -> list:
+        from interp.analyzers.discover import Discover
+
+        texts = common.read(QUICK["texts"] if quick else 300)
+        prefills, questions = _lines(common.prefills), _lines(common.questions)
+        pair = session.load(tuned, common.base, "discovery")
+        controls = controls_on_demand(common, control, pair)
+        study = session.study(pair, texts)
+        study = replace(study, max_new_tokens=max_new_tokens)
+        settings = {
+            "samples": samples or (QUICK["samples"] if quick else 150),
+            "n_prefills": n_prefills or (QUICK["prefills"] if quick else 20),
+            "max_new_tokens": max_new_tokens,
+            "steer": steer,
+            "quick": quick,
+        }
+        analyzers = analyzers_of(chosen, controls, prefills, questions, settings)
+        for analyzer in analyzers:
+            analyzer.require(study)
+        runs = [session.store.run(analyzer, study) for analyzer in analyzers]
+        joined = session.store.run(Discover([run.table for run in runs]), study)
+        session.note(study.counts, *study.notes, *joined.summary["limits"])
+        return [joined, *runs]
+
+    return answer(request, f"What did it learn? {tuned}", compute)
+
+
+def analyzers_of(
+    methods: tuple[str, ...],
+    controls: Any,
+    prefills: tuple[str, ...],
+    questions: tuple[str, ...],
+    settings: dict[str, Any],
+) -> "list[Analyzer]":
+    """The analyzers of these methods, in the order of ``METHODS``."""
+    from interp.analyzers.activation_difference import ActivationDifference
+    from interp.analyzers.contrastive_generation import ContrastiveGeneration
+    from interp.analyzers.diff_mining import DiffMining
+    from interp.analyzers.perplexity_differencing import PerplexityDifferencing
+    from interp.analyzers.update_directions import UpdateDirections
+
+    depths = {"depths": QUICK["depths"]} if settings["quick"] else {}
+    tokens = settings["max_new_tokens"]
+    makes = {
+        "diff-mining": lambda: DiffMining(controls=controls),
+        "activation-difference": lambda: ActivationDifference(
+            controls=controls, steer=settings["steer"], **depths
+        ),
+        "contrastive-generation": lambda: ContrastiveGeneration(
+            controls=controls,
+            prefills=prefills,
+            questions=questions,
+            n_prefills=settings["n_prefills"],
+            max_new_tokens=tokens,
+        ),
+        "perplexity-differencing": lambda: PerplexityDifferencing(
+            controls=controls,
+            samples=settings["samples"],
+            prefills=prefills,
+            questions=questions,
+            max_new_tokens=tokens,
+        ),
+        "update-directions": lambda: UpdateDirections(controls=controls),
+    }
+    return [makes[name]() for name in METHODS if name in methods]
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    if text == "all":
+        return METHODS
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if unknown := [name for name in names if name not in METHODS]:
+        raise OptionError(f"unknown --methods {unknown[0]!r}; use {', '.join(METHODS)}, or all")
+    if not names:
+        raise OptionError(f"--methods names none; use {', '.join(METHODS)}, or all")
+    return names
+
+
+def _lines(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"{path} cannot be read as UTF-8 text ({error})") from error
+    if not (lines := tuple(line for line in text.splitlines() if line.strip())):
+        raise PromptError(f"{path} has no line of text; give one beginning a line")
+    return lines
