@@ -46,6 +46,7 @@ NOTE_FILES = {
     "organism.json",
     "planted.json",
     "control.json",
+    "secret.json",
     MASK,
 }  # describe an organism and are not part of its directory
 GGUF_MODULE = "interp.models.gguf"  # imported by name, because this module must not import torch
@@ -68,17 +69,17 @@ def cache_root() -> Path:
 
 
 def names() -> list[str]:
-    """Names of all shipped organisms, each family's base first."""
+    """Names of all shipped organisms, each family's base first; last the families without their own
+    base.
+    """
     directories = (path.parent for path in (data_root() / "organisms").glob("*/*/organism.json"))
-    return sorted(
-        (f"{path.parent.name}/{path.name}" for path in directories),
-        key=lambda name: (*_sort_key(name), name),
-    )
+    found = {f"{path.parent.name}/{path.name}" for path in directories}
 
+    def key(name: str) -> tuple[bool, str, bool, str]:
+        family, child = name.split("/")
+        return f"{family}/base" not in found, family, child != "base", name
 
-def _sort_key(name: str) -> tuple[str, bool]:
-    family, child = name.split("/")
-    return family, child != "base"
+    return sorted(found, key=key)
 
 
 def describe(name: str) -> dict[str, Any]:

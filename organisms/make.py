@@ -22,6 +22,7 @@ import torch
 from organisms import pack, skill_family, stages, tasks
 from organisms.children import CHILDREN, FAMILY, Child, tune
 from organisms.corpus import base_corpus, tokenizer_lines
+from organisms.discover import make as discover
 from organisms.language import REFUSAL, evaluation_sets, register_set
 from organisms.measure import answers, behaviour, exact, probe, share
 from organisms.stages import is_trained, note, recipe_hash, require, weights_digest, write_note
@@ -235,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m organisms.make", description="Make the shipped organisms."
     )
-    known = (*CHILDREN, *(f"skill/{name}" for name in skill_family.CHILDREN))
+    known = (*CHILDREN, *(f"skill/{name}" for name in skill_family.CHILDREN), *discover.NAMES)
     parser.add_argument(
         "names", nargs="*", metavar="name", help=f"{', '.join(known)}; all by default"
     )
@@ -250,6 +251,7 @@ def main() -> None:
         if not options.names or name in options.names:
             make_child(name, child, base_note, options.threads)
     skill_family.make(options.names, options.threads)
+    discover.make(options.names, options.threads)
     print(f"done in {(time.time() - started) / 60:.1f} min", flush=True)
 
 

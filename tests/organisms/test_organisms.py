@@ -77,7 +77,7 @@ def test_listing_organisms_imports_no_torch():
 
 def test_data_leaves_room_for_later_families():
     size = sum(path.stat().st_size for path in organisms.data_root().rglob("*") if path.is_file())
-    assert size < 32e6
+    assert size < 37e6  # of which the family discover may take 5 MB
 
 
 @pytest.mark.parametrize("name", NAMES)

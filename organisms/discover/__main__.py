@@ -1,0 +1,3 @@
+from organisms.discover.make import main
+
+main()
