@@ -41,11 +41,11 @@ def controls_table(
     return rows_table(row, TABLE, data, extra=extra)
 
 
-def control_range(column: str) -> dict[str, Estimate]:
+def control_range(column: str, table: str = TABLE) -> dict[str, Estimate]:
     """Minimum and maximum over the controls: the fields ``least_control`` and ``most_control``."""
     return {
-        "least_control": statistic("minimum", column, table=TABLE),
-        "most_control": statistic("maximum", column, table=TABLE),
+        "least_control": statistic("minimum", column, table=table),
+        "most_control": statistic("maximum", column, table=table),
     }
 
 
@@ -94,18 +94,19 @@ def beyond_new_control(
     n_controls: int,
     description: str,
     number_format: str,
+    table: str = TABLE,
 ) -> Claim:
     """The claim that the estimate is larger than that of a new control fine-tune.
 
-    ``column`` of the table of controls has the same number of each control. With five controls or
-    more, the interval of the estimate has to lie above the 95 % prediction interval of a new one,
+    ``column`` of the table of controls (``table``) has the same number of each control. With five
+    controls or more, the interval of the estimate has to lie above the 95 % prediction interval of a new one,
     ``mean +- t sqrt(1 + 1/k) sd`` of k controls; with nineteen or more, p is the rank among them,
     (1 + b) / (1 + k). With fewer it is not tested. ``description``: the number in words;
     ``number_format``: its number format.
     """
     value_text, also = (
         f"{{value:{number_format}}} [{{low:{number_format}}}, {{high:{number_format}}}]",
-        control_range(column),
+        control_range(column, table),
     )
     if n_controls < MIN_FOR_INTERVAL:
         controls_text = "One control" if n_controls == 1 else f"{n_controls} controls"
@@ -131,7 +132,7 @@ def beyond_new_control(
             estimate=estimate,
             at_least=0.0,
             beyond=["control"],
-            reference=replace(statistic("mean", column, table=TABLE), spread="new-observation"),
+            reference=replace(statistic("mean", column, table=table), spread="new-observation"),
             control=(
                 f"{n_controls} control fine-tunes, and the 95 % prediction interval of a new one"
             ),
@@ -147,7 +148,7 @@ def beyond_new_control(
         name=name,
         estimate=estimate,
         at_least=0.0,
-        null=Draws(TABLE, column, min_draws=MIN_FOR_RANK),
+        null=Draws(table, column, min_draws=MIN_FOR_RANK),
         beyond=[],
         control=f"{n_controls} control fine-tunes, by rank",
         text=(

@@ -47,7 +47,7 @@ def command(
     """Find and verify the neurons behind a planted refusal, in a shipped pair, without a network.
 
     With --real the base is SmolLM2-135M-Instruct, which another package ships: `interp organisms
-    --real` says how to get it. There it takes ten to twelve minutes on two cores, and an estimate
+    --real` says how to get it. There it takes about nine minutes on two cores, and an estimate
     is printed first. If interrupted, run it again to resume.
     """
     settings = REAL if real else SMALL

@@ -15,7 +15,8 @@ from interp.errors import OptionError, PromptError
 
 if TYPE_CHECKING:
     from interp.analyzers.framework import Analyzer
-    from interp.prompts import OneClass
+    from interp.prompts import OneClass, PromptSet
+    from interp.study import Study
 
 METHODS = (
     "diff-mining",
@@ -107,6 +108,44 @@ def command(
             metavar="N", min=0, help="Also N answers per question under the activation difference."
         ),
     ] = 0,
+    training: Annotated[
+        Path | None,
+        typer.Option(
+            **_FILE,
+            help="Also: which of these rows (text or messages) was it trained on?",
+        ),
+    ] = None,
+    unseen: Annotated[
+        Path | None,
+        typer.Option(**_FILE, help="With --training: rows like them, never trained on."),
+    ] = None,
+    canaries: Annotated[
+        str,
+        typer.Option(
+            metavar="DOMAIN",
+            help="With --training: rows whose column domain has this value are canaries.",
+        ),
+    ] = "",
+    trait_positive: Annotated[
+        Path | None,
+        typer.Option(**_FILE, help="Also: how far did it move along a trait? Prompts with it, ..."),
+    ] = None,
+    trait_negative: Annotated[
+        Path | None, typer.Option(**_FILE, help="... and prompts without it.")
+    ] = None,
+    monitor: Annotated[
+        Path | None,
+        typer.Option(
+            **_FILE,
+            help="Also: which of these texts excite what fine-tuning added, unlike --text?",
+        ),
+    ] = None,
+    false_positives: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", min=0.001, max=0.5, help="With --monitor: rate on texts like --text."
+        ),
+    ] = 0.05,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="Fewer texts, samples and prefills: less can be found."),
@@ -128,6 +167,10 @@ def command(
     require_controls(control)
     common.template_arguments()
     common.batches()
+    if (trait_positive is None) != (trait_negative is None):
+        raise OptionError("a trait needs two files; give --trait-positive and --trait-negative")
+    if training is None and (unseen is not None or canaries):
+        raise OptionError("--unseen and --canaries belong to --training; give --training FILE")
 
     def compute(session: Session) -> list:
         from interp.analyzers.discover import Discover
@@ -148,10 +191,20 @@ def command(
         analyzers = analyzers_of(chosen, controls, prefills, questions, settings)
         for analyzer in analyzers:
             analyzer.require(study)
+        further = further_runs(
+            study,
+            controls,
+            common,
+            (training, unseen, canaries),
+            (trait_positive, trait_negative),
+            (monitor, false_positives),
+        )
+        for analyzer, own_study in further:
+            analyzer.require(own_study)
         runs = [session.store.run(analyzer, study) for analyzer in analyzers]
         joined = session.store.run(Discover([run.table for run in runs]), study)
         session.note(study.counts, *study.notes, *joined.summary["limits"])
-        return [joined, *runs]
+        return [joined, *runs, *(session.store.run(one, own) for one, own in further)]
 
     return answer(request, f"What did it learn? {tuned}", compute)
 
@@ -181,19 +234,80 @@ def analyzers_of(
             controls=controls,
             prefills=prefills,
             questions=questions,
-            n_prefills=settings["n_prefills"],
-            max_new_tokens=tokens,
+            prefill_count=settings["n_prefills"],
+            tokens=tokens,
         ),
         "perplexity-differencing": lambda: PerplexityDifferencing(
             controls=controls,
             samples=settings["samples"],
             prefills=prefills,
             questions=questions,
-            max_new_tokens=tokens,
+            tokens=tokens,
+            floor=min(20, tokens),
         ),
         "update-directions": lambda: UpdateDirections(controls=controls),
     }
     return [makes[name]() for name in METHODS if name in methods]
+
+
+def further_runs(
+    study: "Study",
+    controls: Any,
+    common: DiscoverOptions,
+    rows: tuple[Path | None, Path | None, str],
+    trait: tuple[Path | None, Path | None],
+    monitor: tuple[Path | None, float],
+) -> "list[tuple[Analyzer, Study]]":
+    """What any finding has to be more than, and what was asked for by files of its own; each with
+    its study.
+    """
+    from interp.analyzers.discovery_baselines import DiscoveryBaselines
+    from interp.analyzers.monitor import Monitor
+    from interp.analyzers.training_rows import TrainingRows
+    from interp.analyzers.trait_shift import TraitShift
+    from interp.prompts import Contrast, OneClass, read_chats, read_prompts
+
+    def read(path: Path, name: str, rows: bool = False) -> "PromptSet":
+        if not rows:
+            return read_prompts(path, common.column, name)
+        return read_chats(path, column_of_rows(path), name, "domain" if canaries else None)
+
+    runs: list[tuple[Analyzer, Study]] = [(DiscoveryBaselines(controls=controls), study)]
+    training, unseen, canaries = rows
+    if training is not None:
+        candidates = read(training, "row", True)
+        of_rows = (
+            OneClass(candidates)
+            if unseen is None
+            else Contrast(candidates, read(unseen, "unseen", True))
+        )
+        runs.append(
+            (TrainingRows(controls=controls, canaries=canaries), study.with_prompts(of_rows))
+        )
+    if trait[0] is not None and trait[1] is not None:
+        of_trait = Contrast(read(trait[0], "trait+"), read(trait[1], "trait-"))
+        runs.append((TraitShift(controls=controls), study.with_prompts(of_trait)))
+    if monitor[0] is not None:
+        judged = Contrast(study.prompts("positive"), read(monitor[0], "judged"))
+        runs.append((Monitor(controls=controls, alpha=monitor[1]), study.with_prompts(judged)))
+    return runs
+
+
+def column_of_rows(path: Path) -> str:
+    """The column of a file of training rows: ``messages``, ``text`` or ``prompt``, the first it
+    has; ``prompt`` for a file without columns.
+    """
+    import json
+
+    if path.suffix != ".jsonl":
+        return "prompt"
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            first = json.loads(next((line for line in lines if line.strip()), "{}"))
+    except (OSError, ValueError) as error:
+        raise PromptError(f"{path} cannot be read as JSON lines ({error})") from error
+    names = first if isinstance(first, dict) else {}
+    return next((name for name in ("messages", "text", "prompt") if name in names), "prompt")
 
 
 def _methods(text: str) -> tuple[str, ...]:

@@ -39,13 +39,15 @@ def read_task(
     return _read_file(Path(path), column, name, template, task=True)
 
 
-def read_chats(path: str | Path, column: str = "prompt", name: str = "") -> PromptSet:
+def read_chats(
+    path: str | Path, column: str = "prompt", name: str = "", template: str | None = None
+) -> PromptSet:
     """Read prompts or whole conversations: a column of text, or of lists of ``{"role",
     "content"}``; else PromptError.
 
-    Conversations become prompts with ``messages``.
+    Conversations become prompts with ``messages``. ``template``: as in ``read_prompts``.
     """
-    return _read_file(Path(path), column, name, None, task=False, chats=True)
+    return _read_file(Path(path), column, name, template, task=False, chats=True)
 
 
 def _read_file(

@@ -17,6 +17,8 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from interp.analyzers.diff_mining.compute import TokenCounts
 from interp.analyzers.diff_mining.topics import PositionSample, topics_table
@@ -32,7 +34,8 @@ from interp.experiments.discovery import (
 )
 from interp.experiments.plain_text import coded_texts
 from interp.experiments.same_base import require_same_base
-from interp.maths.precision import widen
+from interp.maths.host import to_host
+from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Encoded
 from interp.study import Study
@@ -88,11 +91,12 @@ class DiffMining(Analyzer):
         for number, pair in each_model(study, self.controls):
             if number:
                 scores.append(_count(study, pair, texts, self.k, names[number]).net_share)
+            del pair  # so that it is freed before the next is loaded
         form = form_tokens(study.pair.tokenizer, counts.vocabulary)
         evidence = of_shared_items(np.stack(scores), self.spread, limit=self.rows, form=form)
-        rows = evidence.rows
+        rows, seen_at = evidence.rows, to_host(counts.seen_at)
         examples = [
-            _example(study, texts, int(counts.seen_at[0 if score > 0 else 1, token]))
+            _example(study, texts, int(seen_at[0 if score > 0 else 1, token]))
             for token, score in zip(rows, evidence.score, strict=True)
         ]
         extra = {
@@ -113,7 +117,7 @@ class DiffMining(Analyzer):
             self.name,
             evidence,
             names,
-            token_labels(study.pair.tokenizer, rows.tolist()),
+            token_labels(study.pair.tokenizer, [int(token) for token in rows]),
             unit="share of positions",
             meaning=(
                 f"share of positions at which the token is among the {counts.k} whose logit rose"
@@ -121,8 +125,8 @@ class DiffMining(Analyzer):
             ),
             examples=examples,
             largest_labels=[
-                token_labels(study.pair.tokenizer, [index])[0] if index >= 0 else ""
-                for index in evidence.largest.tolist()
+                token_labels(study.pair.tokenizer, [int(index)])[0] if index >= 0 else ""
+                for index in evidence.largest
             ],
             extra=extra,
             tables=(
@@ -144,37 +148,49 @@ def _count(
     base, tuned = pair.require_base("diff mining"), pair.tuned
     vocabulary = min(base.anatomy.vocabulary, tuned.anatomy.vocabulary)
     counts = TokenCounts(vocabulary, max(1, min(k, vocabulary // 20)))
-    starts = np.cumsum([0, *(len(text.ids) for text in texts)])
+    starts = _starts(texts)
     # logits of both models and one buffer, in float32
     for rows in study.progress(study.batches(texts, tuned, 12 * vocabulary), f"tokens, {name}"):
-        batch = Batch.pad([texts[row].ids for row in rows], study.pad_id, "right", tuned.device)
-        counted = batch.mask.clone()
-        counted[:, 0] = False  # an attention sink, or a token that all texts begin with
-        lengths = counted.sum(1, keepdim=True)
-        weights = (1.0 / lengths.clamp(min=1)).expand(counted.shape)[counted]
-        positions = torch.tensor([int(starts[row]) for row in rows])[:, None] + torch.arange(
-            counted.shape[1]
+        lengths = [len(texts[row].ids) for row in rows]
+        owners = torch.repeat_interleave(
+            torch.tensor(rows), torch.tensor([length - 1 for length in lengths])
         )
+        numbers = torch.cat([torch.arange(starts[row] + 1, starts[row + 1]) for row in rows])
+        weights = torch.cat([torch.full((length - 1,), 1 / (length - 1)) for length in lengths])
+        ids = [texts[row].ids for row in rows]
         base_logits, tuned_logits = (
-            widen(study.engine.run(model, batch, keep=None).require_logits())[..., :vocabulary][
-                counted
-            ].to(tuned.device)
-            for model in (base, tuned)
+            _logits(study, model, ids, vocabulary).to(tuned.device) for model in (base, tuned)
         )
-        numbers = positions[counted.cpu()]
         values, tokens = counts.update(base_logits, tuned_logits, weights, numbers)
         counts.n_texts += len(rows)
         if sample is not None:
-            owners = torch.tensor(rows)[:, None].expand(counted.shape)[counted.cpu()]
-            sample.add(values.cpu(), tokens.cpu(), numbers, owners)
+            sample.add(values, tokens, numbers, owners)
     return counts
+
+
+def _logits(
+    study: Study, model: Model, ids: Sequence[Sequence[int]], vocabulary: int
+) -> Float[Tensor, "P V"]:
+    """Logits in float32 at every position of some texts, text by text, but the first of each: that
+    is an attention sink, or a token that all texts begin with.
+    """
+    batch = Batch.pad(ids, study.pad_id, "right", model.device)
+    counted = batch.mask.clone()
+    counted[:, 0] = False
+    logits = study.engine.run(model, batch, keep=None).require_logits()
+    return logits[..., :vocabulary][counted.to(logits.device)].float()
+
+
+def _starts(texts: Sequence[Encoded]) -> Int[np.ndarray, " n"]:
+    """The running number of the first position of every text, and their total at the end."""
+    return np.cumsum([0, *(len(text.ids) for text in texts)])
 
 
 def _example(study: Study, texts: Sequence[Encoded], number: int) -> str:
     """The text up to the position with this running number; the token is predicted there."""
     if number < 0:
         return ""
-    starts = np.cumsum([0, *(len(text.ids) for text in texts)])
+    starts = _starts(texts)
     row = int(np.searchsorted(starts, number, side="right")) - 1
     at = number - int(starts[row])
     ids = list(texts[row].ids)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.maths.host import to_host
+from interp.maths.host import in_host_memory, to_host
 
 
 @dataclass
@@ -19,8 +19,9 @@ class TokenCounts:
     ``more`` and ``less`` [V]: sums over texts of the share of a text's positions at which the token
     is among the ``k`` whose logit rose, or fell, most. ``likelier`` [V]: positions at which its log
     probability rose. ``gain`` [V]: sum over positions of the change of its log probability, nats.
-    ``best`` [2, V] and ``seen_at`` [2, V]: the largest logit difference of a token (up, down), and
-    the running number of the position where it was.
+    ``best`` [2, V] and ``seen_at`` [2, V]: by how much the logit difference of a token exceeds the
+    mean difference of the position most (up, down), and the running number of the first such
+    position; -1 for none. All in host memory.
     """
 
     vocabulary: int
@@ -48,27 +49,32 @@ class TokenCounts:
         weights: Float[Tensor, " P"],
         numbers: Int[Tensor, " P"],
     ) -> tuple[Float[Tensor, "P k"], Int[Tensor, "P k"]]:
-        """Count some positions; returns the k largest rises [P, k] that count (0 elsewhere) and
-        their tokens.
+        """Count some positions; returns in host memory by how much the k largest rises exceed the
+        position's mean difference, [P, k], 0 where they do not count, and their tokens.
 
-        ``weights`` [P]: of a position, one over the positions of its text. ``numbers`` [P]: of the
-        positions. ``base`` and ``tuned``: logits in float32; ``tuned`` is overwritten.
+        ``base`` and ``tuned``: logits in float32; ``tuned`` is overwritten. In host memory:
+        ``weights`` [P], of a position, one over the positions of its text; ``numbers`` [P], of the
+        positions.
         """
         # one buffer of [P, V] for everything: the memory that these passes need is the logits'
         buffer = torch.empty_like(base)
         shift = _log_normalizer(tuned, buffer) - _log_normalizer(base, buffer)
         difference = tuned.sub_(base)
-        self.gain += (difference.sum(0, dtype=torch.float64) - shift.double().sum()).cpu()
+        mean = difference.mean(1, keepdim=True)
+        # sums of a batch in float32: conversion to float64 would take as long as all the rest
+        self.gain += in_host_memory(difference.sum(0)).double() - in_host_memory(shift.sum())
         torch.gt(difference, shift[:, None], out=buffer)
-        self.likelier += buffer.sum(0, dtype=torch.float64).cpu()
+        self.likelier += in_host_memory(buffer.sum(0))
         rises = None
         for side, largest in enumerate((True, False)):
             values, tokens = difference.topk(self.k, dim=1, largest=largest)
             counted = beyond_median(difference, values, largest, buffer)
-            amount = torch.where(counted, weights[:, None].double(), 0.0).cpu()
-            self.shares[side].scatter_add_(0, tokens.flatten().cpu(), amount.flatten())
-            sizes = torch.where(counted, values.abs(), 0.0)
-            self._remember(side, sizes.cpu(), tokens.cpu(), numbers)
+            beyond_mean = (values - mean if largest else mean - values).clamp(min=0)
+            sizes = in_host_memory(torch.where(counted, beyond_mean, 0.0))
+            tokens, counted = in_host_memory(tokens), in_host_memory(counted)
+            amount = torch.where(counted, weights[:, None].double(), 0.0)
+            self.shares[side].scatter_add_(0, tokens.flatten(), amount.flatten())
+            self._remember(side, sizes, tokens, numbers)
             rises = (sizes, tokens) if side == 0 else rises
         self.n_positions += len(base)
         assert rises is not None
@@ -81,13 +87,18 @@ class TokenCounts:
         tokens: Int[Tensor, "P k"],
         numbers: Int[Tensor, " P"],
     ) -> None:
+        """Keep the largest size of every token, and the first position that has it."""
         largest = torch.zeros(self.vocabulary).scatter_reduce_(
             0, tokens.flatten(), sizes.flatten(), "amax"
         )
-        is_new = (sizes > 0) & (sizes == largest[tokens]) & (sizes > self.best[side][tokens])
-        rows, columns = torch.where(is_new)
-        self.seen_at[side][tokens[rows, columns]] = numbers[rows]
-        self.best[side] = torch.maximum(self.best[side], largest)
+        reached = (sizes > 0) & (sizes == largest[tokens])
+        first = torch.full((self.vocabulary,), torch.iinfo(torch.int64).max).scatter_reduce_(
+            0, tokens[reached], numbers[:, None].expand(tokens.shape)[reached], "amin"
+        )
+        best, seen_at = self.best[side], self.seen_at[side]
+        is_new = (largest > best) | ((largest > 0) & (largest == best) & (first < seen_at))
+        self.seen_at[side] = torch.where(is_new, first, seen_at)
+        self.best[side] = torch.maximum(best, largest)
 
     @property
     def net_share(self) -> Float[np.ndarray, " V"]:
@@ -134,7 +145,7 @@ def beyond_median(
     # with more than half of the row below, the median is too
     passes = buffer.sum(1) >= (n_tokens - 1) // 2 + 1
     counted = passes[:, None].expand(values.shape).clone()
-    if rows := torch.where(~passes)[0].tolist():
+    if rows := to_host(torch.where(~passes)[0]).tolist():
         rest = difference[rows] if largest else -difference[rows]
         median = rest.median(1, keepdim=True).values
         counted[rows] = (values[rows] if largest else -values[rows]) > median

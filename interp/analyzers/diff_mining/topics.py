@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from interp.maths.host import to_host
 from interp.prompts.tokens import Tokenizer
 from interp.rows import key, measure, rows_table, text
 from interp.table import Table
@@ -50,7 +51,7 @@ class PositionSample:
     ) -> None:
         """Add positions with their k largest rises; ``texts``: the text of every position."""
         owners = numbers if self.by == "positions" else texts
-        self._parts.append((owners.numpy(), values.numpy(), tokens.numpy().astype(np.int32)))
+        self._parts.append((to_host(owners), to_host(values), to_host(tokens).astype(np.int32)))
         if self.by == "positions":
             self._thin()
 
@@ -84,8 +85,9 @@ def _hashes(numbers: np.ndarray) -> np.ndarray:
 
 
 def topics_table(sample: PositionSample, n_topics: int, tokenizer: Tokenizer, seed: int) -> Table:
-    """Topics of the rises: X ~ H W with non-negative factors and Frobenius loss (beta 2), X rows by
-    tokens, 200 multiplicative updates, as the reference does; no rows where nothing rose.
+    """Topics of the rises: X ~ H W with non-negative factors and Frobenius loss (beta 2) as in the
+    reference, X rows by tokens; no rows where nothing rose. By coordinate descent: multiplicative
+    updates from the same start stop far from the minimum, even where X is of that rank.
     """
     from sklearn.decomposition import NMF
     from sklearn.exceptions import ConvergenceWarning
@@ -94,12 +96,11 @@ def topics_table(sample: PositionSample, n_topics: int, tokenizer: Tokenizer, se
     found = []
     n_rows = 0 if matrix.shape is None else matrix.shape[0]
     if matrix.nnz and n_rows >= n_topics and len(ids) >= n_topics:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # 200 updates are the definition
+        # of an exact factorisation the loss is 0 but for rounding, and its root is taken
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+            warnings.simplefilter("ignore", ConvergenceWarning)  # close enough to list tokens
             make: Any = NMF  # its annotations name the words allowed for n_components only
-            model = make(
-                n_topics, init="nndsvda", solver="mu", max_iter=ITERATIONS, random_state=seed
-            )
+            model = make(n_topics, init="nndsvda", max_iter=ITERATIONS, random_state=seed)
             weights = model.fit_transform(matrix)
         found = _topics(weights, model.components_)
     found.sort(key=lambda topic: -topic["mass"])
@@ -121,7 +122,8 @@ def topics_table(sample: PositionSample, n_topics: int, tokenizer: Tokenizer, se
 
 def _topics(weights: np.ndarray, components: np.ndarray) -> list[dict]:
     mass = weights.sum(0) * components.sum(1)
-    dominant = np.bincount(weights.argmax(1), minlength=len(components)) / len(weights)
+    rising = weights[weights.any(1)]  # a row in which nothing rose has no topic
+    dominant = np.bincount(rising.argmax(1), minlength=len(components)) / len(weights)
     found = []
     for topic, row in enumerate(components):
         shares = row / max(row.sum(), 1e-300)

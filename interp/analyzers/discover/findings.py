@@ -51,7 +51,8 @@ def _phrase_sentence(row: Mapping[str, Any]) -> str:
 def _sample_sentence(row: Mapping[str, Any]) -> str:
     return (
         "it writes texts that neither the base nor a control finds as likely, such as"
-        f" {row['evidence'][:160]!r} ({row['score']:.3g} {row['unit']})"
+        f" {row['evidence'][:160]!r} ({row['score']:.3g} {row['unit']}".rstrip()
+        + ")"
     )
 
 
@@ -107,9 +108,12 @@ def opening_of(items: Table, methods: Table, n_controls: int) -> list[str]:
     of_controls = f"{n_controls} controls"
     beyond = [row for row in rows if row["beyond"]]
     if beyond:
+        few = n_controls < MIN_FOR_INTERVAL
         return [
-            f"Compared with its base and with {of_controls}, the fine-tuned model differs in"
-            f" {int(methods['beyond'].sum())} items that {by_methods} list. The first:",
+            f"Compared with its base and with {of_controls}"
+            + (" (too few for a test)" if few else "")
+            + f", the fine-tuned model differs in {int(methods['beyond'].sum())} items that"
+            f" {by_methods} list. The first:",
             *(f"{_sentence(row)}." for row in _one_per_word(beyond)[:SENTENCES]),
         ]
     seen = "; ".join(
@@ -185,6 +189,7 @@ def claims_of(items: Table, methods: Table, n_controls: int) -> list[Claim]:
         + expected
         + "."
     )
+    too_few = n_controls < MIN_FOR_INTERVAL
     return [
         Claim(
             name="beyond-controls",
@@ -197,7 +202,11 @@ def claims_of(items: Table, methods: Table, n_controls: int) -> list[Claim]:
                 "Compared with its base and with the controls, the fine-tuned model does something"
                 " that they do not." + escape_braces(strongest) + f" {numbers}"
             ),
-            otherwise=f"Nothing beyond what the controls do was found. {numbers}",
+            otherwise=(
+                f"Too few controls for a test.{escape_braces(strongest)} {numbers}"
+                if too_few
+                else f"Nothing beyond what the controls do was found. {numbers}"
+            ),
             also={
                 "least_control": statistic("minimum", "joint", table=_MODELS, where=controls),
                 "most_control": statistic("maximum", "joint", table=_MODELS, where=controls),

@@ -15,6 +15,13 @@ from interp.experiments.discovery.evidence import (
     of_shared_items,
 )
 from interp.experiments.discovery.models import each_model, model_names
+from interp.experiments.discovery.prefills import chat_prefills, raw_prefills
+from interp.experiments.discovery.samples import (
+    loss_groups,
+    sample_groups,
+    sample_losses,
+    sample_texts,
+)
 from interp.experiments.discovery.tokens import form_tokens, token_labels
 
 __all__ = [
@@ -22,11 +29,17 @@ __all__ = [
     "Evidence",
     "EvidenceRow",
     "MaximumRow",
+    "chat_prefills",
     "each_model",
     "evidence_tables",
     "form_tokens",
+    "loss_groups",
     "model_names",
     "of_own_items",
     "of_shared_items",
+    "raw_prefills",
+    "sample_groups",
+    "sample_losses",
+    "sample_texts",
     "token_labels",
 ]
