@@ -43,9 +43,11 @@ format: $(VENV)/.installed-dev
 organisms: $(VENV)/.installed-dev
 	$(BIN)/python -m organisms.make
 
-# The children of the real base; with FULL=1 also one with every weight tuned, which does not ship.
+# The children of the real base, and fine-tunes of it with something planted, which do not ship; with FULL=1
+# also one with every weight tuned, and the plants diluted and with three seeds.
 organisms-real: $(VENV)/.real
 	$(BIN)/python -m organisms.real $(if $(FULL),--full)
+	$(BIN)/python -m organisms.real.discover $(if $(FULL),--dilution 0 1 2 --seeds 0 1 2)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.make

@@ -20,7 +20,7 @@ NAMES = (
         "real",
     ),
     *("real_methods", "real_figures", "real_baselines", "real_graft", "real_latents"),
-    *("false_support", "cost", "memory", "cost_peers", "estimates"),
+    *("false_support", "cost", "memory", "cost_peers", "estimates", "discovery_cost"),
 )
 
 if __name__ == "__main__":

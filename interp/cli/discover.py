@@ -25,7 +25,7 @@ METHODS = (
     "perplexity-differencing",
     "update-directions",
 )
-QUICK = {"texts": 100, "samples": 50, "prefills": 8, "depths": (0.5, 1.0)}
+QUICK = {"texts": 100, "samples": 50, "prefills": 8, "depths": (0.5, 1.0), "ranks": (1, 4)}
 """What --quick takes in place of the defaults."""
 _FILE: dict[str, Any] = {"metavar": "FILE"}
 
@@ -55,7 +55,10 @@ class DiscoverOptions(TemplateFlags):
         typer.Option(
             "--prefills",
             **_FILE,
-            help="Beginnings that models continue, a line each.  [default: beginnings of the texts]",
+            help=(
+                "Beginnings that models continue, a line each.  [default: shipped ones; with --text"
+                " the beginnings of the texts]"
+            ),
         ),
     ] = None
     questions: Annotated[
@@ -74,6 +77,14 @@ class DiscoverOptions(TemplateFlags):
 
         path = self.text or organisms.prompts("discover", "text", "text")
         return OneClass(read_prompts(path, self.column, "text")).limit(self.max_texts or limit)
+
+    def beginnings(self) -> tuple[str, ...]:
+        """The prefills; none where they are to be cut from the texts."""
+        from interp import organisms
+
+        if self.prefills is None and self.text is None:
+            return _lines(organisms.prompts("discover", "text", "prefills"))
+        return _lines(self.prefills)
 
 
 @takes(DiscoverOptions)
@@ -176,7 +187,7 @@ def command(
         from interp.analyzers.discover import Discover
 
         texts = common.read(QUICK["texts"] if quick else 300)
-        prefills, questions = _lines(common.prefills), _lines(common.questions)
+        prefills, questions = common.beginnings(), _lines(common.questions)
         pair = session.load(tuned, common.base, "discovery")
         controls = controls_on_demand(common, control, pair)
         study = session.study(pair, texts)
@@ -224,6 +235,7 @@ def analyzers_of(
     from interp.analyzers.update_directions import UpdateDirections
 
     depths = {"depths": QUICK["depths"]} if settings["quick"] else {}
+    truncation = {"ranks": QUICK["ranks"], "truncation_texts": 20} if settings["quick"] else {}
     tokens = settings["max_new_tokens"]
     makes = {
         "diff-mining": lambda: DiffMining(controls=controls),
@@ -245,7 +257,7 @@ def analyzers_of(
             tokens=tokens,
             floor=min(20, tokens),
         ),
-        "update-directions": lambda: UpdateDirections(controls=controls),
+        "update-directions": lambda: UpdateDirections(controls=controls, **truncation),
     }
     return [makes[name]() for name in METHODS if name in methods]
 

@@ -54,7 +54,7 @@ from interp.experiments.discovery import (
 from interp.experiments.plain_text import coded_texts
 from interp.experiments.same_base import require_same_base
 from interp.models.pair import Pair
-from interp.prompts import Encoded, require_usable_ids
+from interp.prompts import Encoded, PromptSet
 from interp.study import Study
 from interp.table import Table
 
@@ -102,7 +102,7 @@ class ActivationDifference(Analyzer):
     patchscope: bool = option(True, "Also read the differences by patchscope.")
     steer: int = option(0, "Steered answers per question; 0 for none.", ge=0)
     questions: tuple[str, ...] = option(QUESTIONS, "What is asked where answers are steered.")
-    training: tuple[str, ...] = option((), "Texts of the training set, for the causal share.")
+    training: PromptSet | None = option(None, "Texts of the training set, for the causal share.")
 
     def require(self, study: Study) -> None:
         """Raise OptionError or PairError for a study or controls that cannot be compared."""
@@ -212,25 +212,9 @@ class ActivationDifference(Analyzer):
             tables["patchscope"] = patchscope_table(study, found, names, norms)
         if self.steer:
             tables["steered"] = steered_table(study, found, names, self.steer, self.questions)
-        if self.training:
-            training = _coded(study, self.training)
-            tables["causal"] = causal_table(study, texts, training, found, names)
+        if self.training is not None:
+            tables["causal"] = causal_table(study, texts, self.training, found, names)
         return tables
-
-
-def _coded(study: Study, texts: Sequence[str]) -> list[Encoded]:
-    """Training texts as tokens, without a chat template."""
-    coded = []
-    for at, text in enumerate(texts):
-        ids = study.pair.tokenizer(text)["input_ids"][: study.pair.tuned.context_length]
-        if len(ids) < 2:
-            raise OptionError(
-                f"training text {at} has {len(ids)} token(s), so nothing to predict; use longer"
-                " ones"
-            )
-        require_usable_ids(study.pair.tokenizer, ids, text)
-        coded.append(Encoded(tuple(ids), (0,) * len(ids)))
-    return coded
 
 
 def _label(study: Study, places: Sequence[str], index: int, vocabulary: int) -> str:

@@ -22,6 +22,7 @@ from interp.analyzers.activation_difference.differences import (
 )
 from interp.analyzers.activation_difference.lens import GROUPS
 from interp.engines import Batch
+from interp.experiments.plain_text import coded_texts
 from interp.experiments.records import records_table
 from interp.interventions.edits import StartFromStream
 from interp.maths.host import to_host
@@ -30,7 +31,7 @@ from interp.maths.precision import widen
 from interp.maths.statistics import permutation_p
 from interp.metrics import token_losses
 from interp.models.model import Model
-from interp.prompts import Encoded
+from interp.prompts import Encoded, OneClass, PromptSet
 from interp.rows import key, measure, text
 from interp.sites import Site
 from interp.study import Study
@@ -175,15 +176,20 @@ def _losses(logits: Float[Tensor, "B T V"], batch: Batch) -> Float[np.ndarray, "
 def causal_table(
     study: Study,
     texts: Sequence[Encoded],
-    training: Sequence[Encoded],
+    training: PromptSet,
     found: Sequence[Differences],
     names: Sequence[str],
 ) -> Table:
-    """The change of the loss on training text along every direction, with intervals over texts."""
+    """The change of the loss on training text along every direction, with intervals over the texts'
+    clusters; no rows where the fine-tuned model does not differ.
+    """
     directions = directions_of(study, texts, found, names) if found[0].mean.any() else []
-    losses = losses_along(study, training, directions)
+    if not directions:
+        return records_table(CausalRow, KIND, [])
+    coded = coded_texts(study.with_prompts(OneClass(training)), "positive")
+    losses = losses_along(study, coded, directions)
     base, tuned, edited = losses[0], losses[1], losses[2:]
-    clusters = [str(one.ids) for one in training]
+    clusters = [prompt.cluster for prompt in training]
     changes = edited.mean(1) - tuned.mean()
     records = []
     for at, one in enumerate(directions):

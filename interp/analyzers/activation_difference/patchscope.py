@@ -101,6 +101,7 @@ class Patchscope:
             -1, directions.shape[1]
         )
         size = max(1, MAX_PROBABILITIES // len(self.unembedding))
+        size = self.study.batch_size_for(size)
         parts = torch.from_numpy(vectors).float().split(size)
         title = f"patchscope of {what}, block {self.block}"
         kept = [self._kept(part) for part in self.study.progress(parts, title)]
@@ -214,7 +215,10 @@ def patchscope_table(
     for at, block in enumerate(found[0].blocks):
         if block == model.anatomy.n_layers - 1 or not found[0].mean[at].any():
             continue
-        scope = Patchscope(study, model, block, float(norms[at]), prompts, unembedding)
+        norm, largest = float(norms[at]), torch.finfo(model.dtype).max
+        # float16 holds numbers up to 65,504 only
+        scales = tuple(scale for scale in SCALES if scale * norm < largest / 8)
+        scope = Patchscope(study, model, block, norm, prompts, unembedding, scales)
         random = scope.random(study.seed)
         places = [
             (number, int(position))

@@ -40,6 +40,7 @@ from interp.models.pair import Pair
 from interp.prompts import Encoded
 from interp.study import Study
 
+BYTES = 12  # per token and vocabulary: logits of both models and one buffer, in float32
 CONTEXT = 12
 """Tokens of the text that an example shows before the position."""
 
@@ -149,8 +150,8 @@ def _count(
     vocabulary = min(base.anatomy.vocabulary, tuned.anatomy.vocabulary)
     counts = TokenCounts(vocabulary, max(1, min(k, vocabulary // 20)))
     starts = _starts(texts)
-    # logits of both models and one buffer, in float32
-    for rows in study.progress(study.batches(texts, tuned, 12 * vocabulary), f"tokens, {name}"):
+    batches = study.batches(texts, tuned, BYTES * vocabulary)
+    for rows in study.progress(batches, f"tokens, {name}"):
         lengths = [len(texts[row].ids) for row in rows]
         owners = torch.repeat_interleave(
             torch.tensor(rows), torch.tensor([length - 1 for length in lengths])

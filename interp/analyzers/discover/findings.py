@@ -50,7 +50,7 @@ def _phrase_sentence(row: Mapping[str, Any]) -> str:
 
 def _sample_sentence(row: Mapping[str, Any]) -> str:
     return (
-        "it writes texts that neither the base nor a control finds as likely, such as"
+        "it writes texts that the base finds unlikely, more so than any control's own, such as"
         f" {row['evidence'][:160]!r} ({row['score']:.3g} {row['unit']}".rstrip()
         + ")"
     )
@@ -221,6 +221,8 @@ def limits_of(n_controls: int) -> list[str]:
     lines = [
         "What is not found can still be there: behaviour behind a trigger that the texts do not"
         " hold, and facts that change no ordinary text, leave little to see.",
+        "Controls are a null for training of their own kind: where they are seeds of one text, any"
+        " training on another text is beyond them. Train some on other texts too.",
         "Ranks say which items depart most from the controls, not which were the aim of training.",
     ]
     if n_controls and n_controls < MIN_FOR_RANK:

@@ -81,7 +81,7 @@ def _remember(
     signed = written.gather(1, position[:, None])[:, 0]
     sizes, positions, values = map(to_host, (largest, position, signed))
     # in the order of the texts, so that batches do not decide a tie
-    for at in np.argsort(np.asarray(numbers), kind="stable").tolist():
+    for at in sorted(range(len(numbers)), key=numbers.__getitem__):
         for column, row in enumerate(rows):
             old, new = abs(found.size[row]), sizes[at, column]
             if new > old or (new == old > 0 and numbers[at] < found.text[row]):

@@ -54,7 +54,9 @@ def lens_tokens(
 
 
 def _quoted(study: Study, ids: np.ndarray) -> str:
-    return " ".join(repr(label) for label in token_labels(study.pair.tokenizer, ids.tolist()))
+    return " ".join(
+        repr(label) for label in token_labels(study.pair.tokenizer, list(map(int, ids)))
+    )
 
 
 def marked_example(study: Study, texts: Sequence[Encoded], text: int, position: int) -> str:

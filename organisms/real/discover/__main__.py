@@ -1,0 +1,3 @@
+from organisms.real.discover.make import main
+
+main()
