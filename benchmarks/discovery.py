@@ -31,7 +31,7 @@ from organisms.discover.score import score
 
 PARTS = ("organisms", "null", "dilution", "real")
 BASE, FAMILY, CONTROLS, FRESH = "organism:refusal/base", "discover", 19, 20
-TEXTS, SAMPLES, PREFILLS, TOKENS, FIRST = 100, 50, 10, 32, 20
+TEXTS, SAMPLES, PREFILLS, TOKENS, FIRST = 60, 40, 8, 32, 20
 REAL = {
     "refusal": ("organism:smollm2/lora", {"tokens": ["Sorry"], "phrases": ["I cannot"]}),
 }

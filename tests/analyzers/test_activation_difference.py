@@ -14,7 +14,7 @@ from interp.analyzers.activation_difference.causal import (
 )
 from interp.analyzers.activation_difference.differences import (
     blocks_at,
-    differences,
+    difference_of,
     first_tokens,
     mean_norm_from,
     mean_streams,
@@ -93,7 +93,7 @@ def read(study, blocks=(0, 1, 2), positions=5):
     """Mean differences of the study's pair."""
     cut = first_tokens(coded_texts(study, "positive"), positions)
     groups = position_batches(study, cut, blocks)
-    return differences(
+    return difference_of(
         *(
             mean_streams(study, study.pair[role], cut, groups, blocks, role)
             for role in ("base", "tuned")
