@@ -45,10 +45,10 @@ def between_models(
     s_v is small by chance in some of many items (as in the moderated t of Smyth 2004). The first
     model's statistics are referred to the maxima of the others by ``rank_p``.
 
-    ``alternative``: "away-from-zero" is for scores that are 0 where nothing changed: a statistic
-    counts only where its sign is that of the model's own score, and is 0 elsewhere, since that a
-    model lacks a change which all others have is not a change. "greater": maxima are of the signed
-    statistics.
+    ``alternative``: "away-from-zero" is for scores that are 0 where nothing changed: the difference
+    counts only where its sign is that of the model's own score, and at most as far as the score,
+    since that a model lacks a change which all others have is not a change. "greater": maxima are
+    of the signed statistics.
 
     With two models both statistics are equal in size, so that nothing can be said of one of them;
     with one model all statistics are NaN.
@@ -68,9 +68,11 @@ def between_models(
     for held_out in range(n_models):
         others = np.delete(scores, held_out, axis=0)
         variance = others.var(axis=0, ddof=1) if n_others > 1 else np.zeros(n_items)
-        own = (scores[held_out] - others.mean(axis=0)) / np.sqrt((variance + spread**2) * widening)
+        beyond = scores[held_out] - others.mean(axis=0)
         if alternative == "away-from-zero":
-            own[own * scores[held_out] <= 0] = 0.0
+            counted = np.minimum(np.abs(beyond), np.abs(scores[held_out])) * np.sign(beyond)
+            beyond = np.where(beyond * scores[held_out] > 0, counted, 0.0)
+        own = beyond / np.sqrt((variance + spread**2) * widening)
         size = own if alternative == "greater" else np.abs(own)
         largest[held_out] = size.argmax()
         maxima[held_out] = size[largest[held_out]]

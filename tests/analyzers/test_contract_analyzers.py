@@ -15,23 +15,32 @@ import torch
 import interp.analyzers
 from examples.answer_length import AnswerLength
 from interp import claims
+from interp.analyzers.activation_difference import ActivationDifference
 from interp.analyzers.baselines import Baselines
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
 from interp.analyzers.concept_shift import ConceptShift
+from interp.analyzers.contrastive_generation import ContrastiveGeneration
 from interp.analyzers.control_locations import ControlLocations
+from interp.analyzers.diff_mining import DiffMining
+from interp.analyzers.discover import Discover
 from interp.analyzers.dissociation import Dissociation
 from interp.analyzers.framework import Analyzer
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.graft import Graft
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
+from interp.analyzers.monitor import Monitor
+from interp.analyzers.perplexity_differencing import PerplexityDifferencing
 from interp.analyzers.redundancy import Redundancy
 from interp.analyzers.refusal_direction import RefusalDirection
 from interp.analyzers.sae_diff import SaeDiff
 from interp.analyzers.stability import Stability
 from interp.analyzers.stitch import Stitch, StitchInput
+from interp.analyzers.training_rows import TrainingRows
+from interp.analyzers.trait_shift import TraitShift
 from interp.analyzers.transfer import Transfer
 from interp.analyzers.tuco import Tuco
+from interp.analyzers.update_directions import UpdateDirections
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.metrics import Refusal
 from interp.models.pair import Pair
@@ -175,7 +184,60 @@ def stitch(study, _, unit):
     return Stitch(held_out=turned.contrast.positive, others=(partner,), density=0.05, draws=2)
 
 
-OF_PAIRS = (tuco, ftc_alpha, compare, concept_shift, graft, stitch)
+def discover(study, _, unit):
+    base = study.pair.require_base("a control")
+    controls = [Pair(base, base, study.pair.tokenizer, study.pair.digests) for _ in range(2)]
+    methods = (
+        DiffMining(controls=controls),
+        UpdateDirections(controls=controls, truncation_texts=2),
+    )
+    return Discover([method(study) for method in methods])
+
+
+def contrastive_generation(study, _, unit):
+    return ContrastiveGeneration(prefill_count=2, tokens=4)
+
+
+def perplexity_differencing(study, _, unit):
+    return PerplexityDifferencing(samples=4, tokens=6, floor=2)
+
+
+def activation_difference(study, _, unit):
+    return ActivationDifference(depths=(0.5, 1.0))
+
+
+def update_directions(study, _, unit):
+    return UpdateDirections(truncation_texts=2)
+
+
+def training_rows(study, _, unit):
+    return TrainingRows(draws=39)
+
+
+def trait_shift(study, _, unit):
+    return TraitShift(draws=39)
+
+
+def monitor(study, _, unit):
+    return Monitor(alpha=0.5)
+
+
+OF_PAIRS = (
+    tuco,
+    ftc_alpha,
+    compare,
+    concept_shift,
+    graft,
+    stitch,
+    discover,
+    contrastive_generation,
+    perplexity_differencing,
+    activation_difference,
+    update_directions,
+    training_rows,
+    trait_shift,
+    monitor,
+)
 FURTHER = (
     stability,
     redundancy,
@@ -186,6 +248,19 @@ FURTHER = (
     baselines,
     control_locations,
 )
+
+# Without claims: what they list is judged once over all of them.
+DESCRIPTIONS = {
+    "diff-mining",
+    "activation-difference",
+    "contrastive-generation",
+    "perplexity-differencing",
+    "update-directions",
+    "discovery-baselines",
+}
+
+# Sums over the vocabulary are in float32, whatever the model: see their modules.
+IN_FLOAT32 = {"diff-mining", "discovery-baselines", "discover"}
 
 # Every analyzer, with every method and unit it has. One that is made without arguments need not be
 # named.
@@ -342,7 +417,10 @@ def test_the_summary_is_json_and_says_it_in_a_sentence(tables, name):
     assert summary["positive"] == summary["negative"] == 6
 
 
-@pytest.mark.parametrize("name", marked([name for name in ANALYZERS if name not in LOCATING]))
+@pytest.mark.parametrize(
+    "name",
+    marked([name for name in ANALYZERS if name not in LOCATING and name not in DESCRIPTIONS]),
+)
 def test_what_is_supported_is_what_the_check_accepts(tables, name):
     """Of the run's own numbers, and of others that hypothesis draws."""
     assert findings(tables(name))
@@ -430,8 +508,9 @@ def test_neither_batch_size_nor_padding_count(tables, modules, name):
     found = analyzer(name, padded)(padded)
     # contrast divides by a spread that can be next to nothing
     # TuCo states its rounding floor, which is of the batches' shapes
-    parts = {"layers"} if name == "tuco" else None
-    whole(tables(name), found, 1e-5 if "contrast" in name else 1e-8, parts)
+    # a discovery names the runs that it joins, whose keys follow the padding
+    parts = {"tuco": {"layers"}, "discover": {"models", "groups"}}.get(name)
+    whole(tables(name), found, 1e-5 if "contrast" in name or name in IN_FLOAT32 else 1e-8, parts)
     assert study.provenance(analyzer(name, study)).key == tables(name).provenance.key
 
 
@@ -469,6 +548,9 @@ def test_an_identical_pair_is_silent(modules, name):
     if name.startswith("locate"):
         assert not table["score"].any()
         assert not table["selected"].any()
+        return
+    if name in DESCRIPTIONS:
+        assert not len(table)
         return
     assert table.summary["supported"] is False
     assert table.summary["sentence"].endswith(".")

@@ -35,9 +35,13 @@ def by_hand(scores, spread, alternative):
             if len(others) > 1:
                 variance = sum((x - mean) ** 2 for x in others) / (len(others) - 1)
             own = scores[held_out][item]
-            value = (own - mean) / ((variance + spread**2) * (1 + 1 / len(others))) ** 0.5
-            if alternative == "away-from-zero" and value * own <= 0:
-                value = 0.0
+            beyond = own - mean
+            if alternative == "away-from-zero":
+                if beyond * own <= 0:
+                    beyond = 0.0
+                elif abs(beyond) > abs(own):
+                    beyond = own
+            value = beyond / ((variance + spread**2) * (1 + 1 / len(others))) ** 0.5
             found.append(value)
         sizes = found if alternative == "greater" else [abs(value) for value in found]
         maxima.append(max(sizes))
@@ -157,6 +161,13 @@ def test_what_a_model_lacks_counts_for_nobody_away_from_zero():
     assert result.statistic[2] == pytest.approx(0.4 / (0.05 * np.sqrt(4 / 3)))
     # the other side too: a loss counts where the model's own score is one
     assert between_models(-scores, 0.05, "away-from-zero").statistic[2] < -2
+
+
+def test_a_score_counts_at_most_as_far_as_it_is_away_from_zero():
+    """The controls fell, the first model rose a little: the difference is mostly theirs."""
+    scores = np.array([[0.01], [-3.0], [-3.0], [-3.0]])
+    result = between_models(scores, 0.05, "away-from-zero")
+    assert result.statistic[0] == pytest.approx(0.01 / (0.05 * np.sqrt(4 / 3)))
 
 
 def test_greater_has_the_largest_signed_statistic():

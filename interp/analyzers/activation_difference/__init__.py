@@ -25,7 +25,7 @@ from interp.analyzers.activation_difference.causal import causal_table
 from interp.analyzers.activation_difference.differences import (
     Differences,
     blocks_at,
-    differences,
+    difference_of,
     differences_table,
     first_tokens,
     group_name,
@@ -183,7 +183,7 @@ class ActivationDifference(Analyzer):
         found, scores = [], []
         for number, pair in each_model(study, self.controls):
             streams = mean_streams(study, pair.tuned, cut, groups, blocks, names[number])
-            one = differences(reference, streams)
+            one = difference_of(reference, streams)
             models = base, pair.tuned
             size = min(model.anatomy.vocabulary for model in models)
             through = [scores_at_places(study.engine, model, one, size) for model in models]

@@ -139,7 +139,7 @@ def mean_norm_from(streams: Streams, first: int) -> Float[np.ndarray, " L"]:
     return np.average(streams.norm[:, first:], axis=1, weights=streams.texts[first:])
 
 
-def differences(base: Streams, tuned: Streams) -> Differences:
+def difference_of(base: Streams, tuned: Streams) -> Differences:
     """What a model's mean streams have beyond the base's."""
     return Differences(base.blocks, tuned.mean - base.mean, base.norm, base.texts)
 

@@ -104,6 +104,8 @@ class Discover(Analyzer):
             claims_of(items, methods, n_controls),
             summary,
             limits_of(n_controls),
+            # without a claim there is no sentence of one
+            lead="" if n_controls else summary["opening"][0],
         )
 
 
