@@ -1,0 +1,209 @@
+"""``interp discover``: a planted word against controls, the identical pair, the brief, a found
+behaviour, and what is refused.
+"""
+
+import json
+
+import pytest
+
+from interp.cli import main
+from interp.organisms import prompts
+
+TEXT = str(prompts("refusal", "text", "text"))
+SMALL = ["--text", TEXT, "--max-texts", "20", "--quick"]
+ONE = ["--methods", "diff-mining,update-directions"]
+BASE = ["--base", "organism:refusal/base"]
+CONTROLS = [
+    word for at in range(3) for word in ("--control", f"organism:discover/control-{at:02d}")
+]
+
+
+def run(capsys, *arguments):
+    code = main([*map(str, arguments)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def found(store):
+    """The favoured word of an organism: in every method that is asked for, and beyond controls."""
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = main(
+            [
+                *("discover", "organism:discover/06", *BASE, *CONTROLS, *SMALL, *ONE),
+                *("--store", str(store), "--json", "--quiet"),
+            ]
+        )
+    assert code == 0
+    return json.loads(out.getvalue())
+
+
+def test_a_planted_word_is_named_first(found):
+    summary = found["summary"]
+    assert summary["methods"] == ["diff-mining", "update-directions"]
+    assert summary["beyond"] > 0
+    assert "too few for a test" in summary["opening"][0]
+    assert any("' white'" in line for line in summary["opening"][1:3])
+    assert summary["verdicts"] == {"beyond-controls": "not tested"}
+
+
+def test_the_brief_has_what_was_not_found_first(found, store, tmp_path, capsys):
+    out = tmp_path / "brief.json"
+    code, said, _ = run(
+        capsys, "report", found["run"], "--brief", "--out", out, "--store", store, "--json"
+    )
+    assert code == 0
+    text = out.read_text(encoding="utf-8")
+    assert text.count("\n") == 1
+    content = json.loads(text)
+    assert list(content)[3:5] == ["nulls", "not_found"]
+    assert content["not_found"][0]["claim"] == "beyond-controls"
+    assert "5 are needed" in content["not_found"][0]["reason"]
+    assert any("white" in item["evidence"] for item in content["evidence"])
+    assert len(content["nulls"][-1]["joint"]) == 3
+    assert json.loads(said)["evidence"] == len(content["evidence"])
+
+
+def test_a_brief_has_no_title(found, store, tmp_path, capsys):
+    code, _, err = run(
+        capsys,
+        "report",
+        found["run"],
+        "--brief",
+        "--title",
+        "x",
+        "--store",
+        store,
+        "--out",
+        tmp_path / "b.json",
+    )
+    assert code == 2
+    assert "--brief has neither" in err
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_the_same_request_is_answered_from_the_store(found, store, capsys):
+    code, out, _ = run(
+        capsys,
+        "discover",
+        "organism:discover/06",
+        *BASE,
+        *CONTROLS,
+        *SMALL,
+        *ONE,
+        "--store",
+        store,
+        "--json",
+        "--quiet",
+    )
+    assert code == 0
+    again = json.loads(out)
+    assert again["run"] == found["run"]
+    assert again["cached"]
+
+
+@pytest.mark.slow
+def test_the_base_itself_has_nothing(store, capsys):
+    code, out, _ = run(
+        capsys,
+        "discover",
+        "organism:refusal/base",
+        *BASE,
+        *CONTROLS,
+        *SMALL,
+        "--max-prefills",
+        2,
+        "--samples",
+        4,
+        "--max-new-tokens",
+        6,
+        "--store",
+        store,
+        "--json",
+        "--quiet",
+    )
+    assert code == 0
+    answer = json.loads(out)
+    assert answer["rows"] == 0
+    assert answer["summary"]["beyond"] == 0
+    assert answer["summary"]["opening"][0].startswith("Nothing beyond what 3 controls do")
+
+
+def test_a_found_word_is_a_behaviour(found, store, capsys):
+    prompt = str(prompts("refusal", "locate", "harmless"))
+    code, out, err = run(
+        capsys,
+        "tuco",
+        "organism:discover/06",
+        *BASE,
+        "--prompts",
+        prompt,
+        "--max-prompts",
+        6,
+        "--by-answer",
+        "--generations",
+        8,
+        "--behaviour",
+        f"discovered:{found['run']}#1",
+        "--store",
+        store,
+        "--quiet",
+    )
+    place_one = found["summary"]["opening"][1]
+    if place_one.startswith("diff-mining"):
+        assert code == 0, err
+        assert "discovered white" in out
+    else:  # a direction is no phrase
+        assert code == 2
+        assert "not a phrase" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--methods", "guessing"], "unknown --methods 'guessing'"),
+        (["--methods", ","], "names none"),
+        (["--trait-positive", TEXT], "a trait needs two files"),
+        (["--unseen", TEXT], "belong to --training"),
+        (["--control", "organism:discover/control-00"] * 2, "is given twice"),
+        (["--text", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, given, said):
+    code, out, err = run(
+        capsys, "discover", "organism:discover/06", *BASE, *given, "--store", tmp_path / "s"
+    )
+    assert code == 2
+    assert said in err.splitlines()[-1]
+    assert not out
+
+
+def test_a_row_that_is_not_there_is_refused(found, store, capsys):
+    arguments = [
+        "locate-neurons",
+        "organism:discover/06",
+        *BASE,
+        "--positive",
+        TEXT,
+        "--negative",
+        TEXT,
+        "--store",
+        store,
+        "--behaviour",
+    ]
+    for behaviour, said in (
+        ("discovered:nothing", "names no row of a discovery"),
+        (f"discovered:{found['run']}#999", "has places 1 to"),
+    ):
+        code, _, err = run(capsys, *arguments, behaviour)
+        assert code == 2
+        assert said in err
