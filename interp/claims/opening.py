@@ -1,4 +1,6 @@
-"""The first lines of the output for a verifying run: at most five, from its tables."""
+"""The first lines of the output for a verifying run, at most five, or a discovery; from its
+tables.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,21 @@ from collections.abc import Callable
 
 import numpy as np
 
+from interp.claims.discovery_opening import discovery_lines
 from interp.claims.stored import from_table
 from interp.table import Table
 
 
 def opening_lines(run: Table) -> list[str]:
     """The question; the rate of the behaviour before, under ablation and patched into the base; the
-    log-odds; the verdicts.
+    log-odds; the verdicts. Of a discovery: what is beyond the controls.
 
-    ``run`` is of kind ``verify-neurons`` and its summary has the ``labels`` of the behaviour; [] if
-    no unit was selected.
+    ``run`` is of kind ``discover``, or of kind ``verify-neurons`` and its summary has the
+    ``labels`` of the behaviour; [] if no unit was selected.
     """
+    if run.kind == "discover":
+        n_controls = int(run.tables["models"]["control"].sum())
+        return discovery_lines(run, run.tables["methods"], n_controls)
     labels, count, unit = run.summary["labels"], run.summary["selected"], run.summary["unit"]
     keys = zip(run["condition"].tolist(), run["group"].tolist(), strict=True)
     rates = dict(zip(keys, run[labels["column"]].tolist(), strict=True))

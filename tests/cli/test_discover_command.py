@@ -73,6 +73,13 @@ def test_the_brief_has_what_was_not_found_first(found, store, tmp_path, capsys):
     assert json.loads(said)["evidence"] == len(content["evidence"])
 
 
+def test_a_report_of_it_can_be_verified(found, store, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert run(capsys, "report", found["run"], "--out", page, "--store", store)[0] == 0
+    code, out, err = run(capsys, "verify", tmp_path / "page.json", "--store", store)
+    assert code == 0, (out, err)
+
+
 def test_a_brief_has_no_title(found, store, tmp_path, capsys):
     code, _, err = run(
         capsys,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from interp.analyzers.discover.findings import claims_of, limits_of, opening_of
+from interp.analyzers.discover.findings import claims_of, limits_of
 from interp.analyzers.discover.joint import Joint, joint_statistic
 from interp.analyzers.discover.tables import (
     group_table,
@@ -23,6 +23,7 @@ from interp.analyzers.discover.tables import (
     model_table,
 )
 from interp.analyzers.framework import Analyzer, Known, Result, option
+from interp.claims.discovery_opening import discovery_lines
 from interp.errors import OptionError
 from interp.experiments.discovery import CONTROLS
 from interp.study import Study
@@ -96,7 +97,7 @@ class Discover(Analyzer):
             "controls": names[1:],
             "methods": [run.kind for run in self.runs],
             "beyond": beyond,
-            "opening": opening_of(items, methods, n_controls),
+            "opening": discovery_lines(items, methods, n_controls),
         }
         return Result(
             items,

@@ -1,0 +1,145 @@
+"""The first lines of a discovery: what is beyond the controls, from its tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from interp.claims.control_fine_tunes import MIN_FOR_INTERVAL
+from interp.table import Table
+
+SENTENCES = 8
+"""Items that the opening describes."""
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}"
+
+
+def _token_sentence(row: Mapping[str, Any]) -> str:
+    likelier = row["direction"] == "more"
+    times = row["times"] if likelier else 1 / max(row["times"], 1e-300)
+    likely = f"{times:.3g} times as {'likely' if likelier else 'unlikely'}" if times > 1 else ""
+    where = f"its logit {'rises' if likelier else 'falls'} among the most at {_share(abs(row['score']))}"
+    return (
+        f"the token {row['evidence']!r} is "
+        + (f"{likely} on average over positions, and " if likely else "affected: ")
+        + f"{where} of positions net{_controls(row, _share)}"
+    )
+
+
+def _difference_sentence(row: Mapping[str, Any]) -> str:
+    return (
+        f"the mean activation difference reads as {row['evidence']!r} ({row['where']};"
+        f" {row['score']:.3g} {row['unit']}{_controls(row, _number)})"
+    )
+
+
+def _phrase_sentence(row: Mapping[str, Any]) -> str:
+    return (
+        f"{'more' if row['direction'] == 'more' else 'fewer'} of the texts that contrast both models"
+        f" hold {row['evidence']!r} (by {_share(abs(row['score']))}{_controls(row, _share)})"
+    )
+
+
+def _sample_sentence(row: Mapping[str, Any]) -> str:
+    return (
+        "it writes texts that the base finds unlikely, more so than any control's own, such as"
+        f" {row['evidence'][:160]!r} ({row['score']:.3g} {row['unit']}".rstrip()
+        + ")"
+    )
+
+
+def _direction_sentence(row: Mapping[str, Any]) -> str:
+    return (
+        f"a direction of its update that no control has ({row['where']}) writes"
+        f" {row['evidence'][:120]}"
+    )
+
+
+_SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "diff-mining": _token_sentence,
+    "activation-difference": _difference_sentence,
+    "contrastive-generation": _phrase_sentence,
+    "perplexity-differencing": _sample_sentence,
+    "update-directions": _direction_sentence,
+}
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _controls(row: Mapping[str, Any], written: Callable[[float], str]) -> str:
+    low, high = row["control_low"], row["control_high"]
+    if math.isnan(low):
+        return ""
+    # scores of controls carry their sign: a fall is compared as a fall
+    sign = 1 if row["direction"] == "more" else -1
+    ends = sorted((sign * low, sign * high))
+    return f", in the controls {written(ends[0])} to {written(ends[1])}"
+
+
+def discovery_lines(items: Table, methods: Table, n_controls: int) -> list[str]:
+    """The result in a minute: how many items are beyond the controls, and the first of them; or
+    that none is, and what would have been seen.
+    """
+    rows = list(items.rows())
+    by_methods = methods_phrase(methods)
+    if n_controls < 2:
+        shown = [row for row in rows if not row["form"]][:SENTENCES]
+        return [
+            (
+                "Compared with its base and with one control, too few to say which of the two is"
+                " unusual: what follows describes how they differ and is not a finding."
+                if n_controls
+                else "Compared with its base alone, without a control fine-tune: what follows"
+                " describes the change and is not a finding, since fine-tuning on nothing in"
+                " particular gives such tables too."
+            ),
+            *(f"{_sentence(row)}." for row in shown),
+        ]
+    of_controls = f"{n_controls} controls"
+    beyond = [row for row in rows if row["beyond"]]
+    if beyond:
+        few = n_controls < MIN_FOR_INTERVAL
+        return [
+            f"Compared with its base and with {of_controls}"
+            + (" (too few for a test)" if few else "")
+            + f", the fine-tuned model differs in {int(methods['beyond'].sum())} items that"
+            f" {by_methods} list. The first:",
+            *(f"{_sentence(row)}." for row in _one_per_word(beyond)[:SENTENCES]),
+        ]
+    seen = "; ".join(
+        f"{row['method']}: {row['detectable']:.3g} {row['unit']}".strip()
+        for row in methods.rows()
+        if np.isfinite(row["detectable"])
+    )
+    return [
+        f"Nothing beyond what {of_controls} do was found by {by_methods}.",
+        *(
+            [f"The smallest score beyond the controls' mean that would have been found: {seen}."]
+            if seen
+            else []
+        ),
+    ]
+
+
+def methods_phrase(methods: Table) -> str:
+    """How many methods there are, in words."""
+    return f"{len(methods)} method{'s' if len(methods) > 1 else ''}"
+
+
+def _one_per_word(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first row of every method and word: tokens that differ by case or space are one."""
+    first: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for row in rows:
+        first.setdefault((row["method"], str(row["evidence"]).strip().casefold()), row)
+    return list(first.values())
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    return f"{row['method']}: {_SENTENCES[row['method']](row)}"
