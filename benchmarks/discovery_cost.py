@@ -1,18 +1,17 @@
-"""What diff mining costs: ``python -m benchmarks.discovery_cost [--parts NAME ...] [--write]``.
+"""What diff mining costs: ``python -m benchmarks.discovery_cost [--long] [--write]``.
 
-``time``: ``interp.DiffMining`` without controls on a real pair (``organism:smollm2/lora``), as a
+Time: ``interp.DiffMining`` without controls on a real pair (``organism:smollm2/lora``), as a
 multiple of the plain forward passes of base and fine-tuned model over the same texts with the
 logits of all positions, in the same batches and the same process, before and after. CPU seconds of
 one thread. The texts are those that ``interp discover`` reads by default, read again until there
 are enough tokens. The target is 1.3.
 
-``memory``: largest resident memory of a process that does the same, loading included, over few
+Memory: largest resident memory of a process that does the same, loading included, over few
 texts and over ten times as many. The longer of these takes a child of the small model, whose logits
 are small too, so that what is kept of every position would show; ``--long`` takes the real pair.
 """
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
+from benchmarks.resources import resources
 from interp.analyzers.diff_mining import BYTES, DiffMining
 from interp.engines import Batch
 from interp.experiments.plain_text import coded_texts
@@ -32,7 +32,6 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL, SMALL_PAIR = "smollm2/lora", "refusal/lora"
 TEXTS = ROOT / "data" / "prompts" / "discover" / "text.txt"
 TOKENS, TIMES, TARGET = 20_000, 10, 1.3
-PARTS = ("time", "memory")
 SMALL = {"REAL": "refusal/lora", "TOKENS": 300, "TIMES": 3}
 
 
@@ -108,39 +107,27 @@ def memory_rows(long: bool = False) -> Iterator[dict]:
 def peak(name: str, tokens: int) -> tuple[float, float]:
     """Largest resident memory, GB, and CPU seconds of ``mine`` in a process of its own."""
     code = f"from benchmarks.discovery_cost import mine; mine({name!r}, {tokens})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"diff mining of {name} ended with {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1 << 10
-    return used.ru_maxrss * unit / 1e9, used.ru_utime + used.ru_stime
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return resources([sys.executable, "-c", code], ROOT, environment)
 
 
 def main() -> None:
     """Measure, print, and with ``--write`` put the tables into docs/benchmarks.md."""
     parser = CommandLine(globals(), SMALL)
-    parser.add_argument(
-        "--parts", nargs="*", default=list(PARTS), choices=PARTS, help="which tables"
-    )
     parser.add_argument("--long", action="store_true", help="also ten times as much, real pair")
     given = parser.read()
     torch.set_num_threads(1)
-    for part in given.parts:
+    tables = []
+    for found in (time_rows(), memory_rows(given.long)):
         rows = []
-        for row in time_rows() if part == "time" else memory_rows(given.long):
+        for row in found:
             rows.append(row)
             print(markdown([row], list(row)).splitlines()[-1], flush=True)
-        print(f"\n{markdown(rows, list(rows[0]))}\n", flush=True)
-        if given.write:
-            how = f"--parts {part}{' --long' if given.long and part == 'memory' else ''} --write"
-            table = markdown(rows, list(rows[0]))
-            write_section(
-                f"discovery-{part}",
-                f"`python -m benchmarks.discovery_cost {how}`. {machine()}\n\n{table}",
-            )
+        tables.append(markdown(rows, list(rows[0])))
+        print(f"\n{tables[-1]}\n", flush=True)
+    if given.write:
+        command = f"`python -m benchmarks.discovery_cost {'--long ' if given.long else ''}--write`"
+        write_section("discovery-cost", "\n\n".join([f"{command}. {machine()}", *tables]))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ bfloat16, which is made here, once as two models and once as an adapter; located
 """
 
 import os
-import shlex
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +20,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
+from benchmarks.resources import resources
 from interp import organisms
 from interp.models.pair import Pair
 
@@ -75,20 +74,7 @@ def peak(given: Sequence[str], root: Path = ROOT) -> tuple[float, float]:
             store,
             "--quiet",
         ]
-        process = subprocess.Popen(
-            command,
-            cwd=root,
-            env={**os.environ, "PYTHONPATH": str(root)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        # of this process alone, where RUSAGE_CHILDREN would be of all that have ended
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{shlex.join(command)} ended with {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1 << 10
-    return used.ru_maxrss * unit / 1e9, used.ru_utime + used.ru_stime
+        return resources(command, root, {**os.environ, "PYTHONPATH": str(root)})
 
 
 def weights(pair: Pair) -> float:
