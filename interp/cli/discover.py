@@ -234,7 +234,7 @@ def analyzers_of(
     from interp.analyzers.perplexity_differencing import PerplexityDifferencing
     from interp.analyzers.update_directions import UpdateDirections
 
-    depths = {"depths": QUICK["depths"]} if settings["quick"] else {}
+    depths = {"depths": QUICK["depths"], "patchscope": False} if settings["quick"] else {}
     truncation = {"ranks": QUICK["ranks"], "truncation_texts": 20} if settings["quick"] else {}
     tokens = settings["max_new_tokens"]
     makes = {
