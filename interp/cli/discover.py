@@ -25,7 +25,8 @@ METHODS = (
     "perplexity-differencing",
     "update-directions",
 )
-QUICK = {"texts": 100, "samples": 50, "prefills": 8, "depths": (0.5, 1.0), "ranks": (1, 4)}
+DEPTHS = (0.5, 1.0)
+QUICK = {"texts": 100, "samples": 50, "prefills": 8, "ranks": (1, 4)}
 """What --quick takes in place of the defaults."""
 _FILE: dict[str, Any] = {"metavar": "FILE"}
 
@@ -234,13 +235,15 @@ def analyzers_of(
     from interp.analyzers.perplexity_differencing import PerplexityDifferencing
     from interp.analyzers.update_directions import UpdateDirections
 
-    depths = {"depths": QUICK["depths"], "patchscope": False} if settings["quick"] else {}
     truncation = {"ranks": QUICK["ranks"], "truncation_texts": 20} if settings["quick"] else {}
     tokens = settings["max_new_tokens"]
     makes = {
         "diff-mining": lambda: DiffMining(controls=controls),
         "activation-difference": lambda: ActivationDifference(
-            controls=controls, steer=settings["steer"], **depths
+            controls=controls,
+            depths=DEPTHS,
+            patchscope=not settings["quick"],
+            steer=settings["steer"],
         ),
         "contrastive-generation": lambda: ContrastiveGeneration(
             controls=controls,
