@@ -140,7 +140,7 @@ KINDS: dict[str, Kind] = {
     "update-directions": Kind(
         analyzer="interp.analyzers.update_directions:UpdateDirections",
         figure="interp.figures.discovery:evidence_figure",
-        heading="Directions of its update that no control has",
+        heading="Directions that its update writes",
         section="Update directions",
         order=30,
     ),

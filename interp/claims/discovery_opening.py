@@ -47,15 +47,16 @@ def _phrase_sentence(row: Mapping[str, Any]) -> str:
 
 def _sample_sentence(row: Mapping[str, Any]) -> str:
     return (
-        "it writes texts that the base finds unlikely, more so than any control's own, such as"
-        f" {row['evidence'][:160]!r} ({row['score']:.3g} {row['unit']}".rstrip()
-        + ")"
+        "it writes texts that the base finds less likely than it does, such as"
+        f" {row['evidence'][:160]!r} (log ratio of losses"
+        f" {row['score']:.3g}{_controls(row, _number)})"
     )
 
 
 def _direction_sentence(row: Mapping[str, Any]) -> str:
     return (
-        f"a direction of its update that no control has ({row['where']}) writes"
+        f"a direction of its update ({row['where']}; {row['score']:.2g} of the update lies along it"
+        f" and outside of the other models' directions{_controls(row, _number)}) writes"
         f" {row['evidence'][:120]}"
     )
 
@@ -121,7 +122,10 @@ def discovery_lines(items: Table, methods: Table, n_controls: int) -> list[str]:
     return [
         f"Nothing beyond what {of_controls} do was found by {by_methods}.",
         *(
-            [f"The smallest score beyond the controls' mean that would have been found: {seen}."]
+            [
+                "The smallest score that would have been found (of tokens and phrases: beyond the"
+                f" controls' mean): {seen}."
+            ]
             if seen
             else []
         ),

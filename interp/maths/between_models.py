@@ -15,6 +15,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+ROUNDING = 1e-13
+"""A difference from the others' mean that is smaller than this share of the scores is none."""
+
 
 @dataclass(frozen=True)
 class BetweenModels:
@@ -22,9 +25,9 @@ class BetweenModels:
 
     ``statistic`` [V]: of every item of the first model, signed. ``maxima`` [M]: the largest
     statistic of every model (in size, unless the alternative is "greater"), the first model's
-    first; ``largest`` [M] the item where it is. ``detectable``: the smallest difference from the mean of the other models that exceeds the
-    largest maximum of the others, for an item in which the others agree; NaN with fewer than two
-    others.
+    first; ``largest`` [M] the item where it is. ``detectable``: the smallest difference from the
+    mean of the other models that exceeds the largest maximum of the others, for an item in which
+    the others agree; NaN with fewer than two others.
     """
 
     statistic: Float[np.ndarray, " V"]
@@ -65,10 +68,15 @@ def between_models(
     n_others = n_models - 1
     widening = 1 + 1 / n_others
     statistic, maxima, largest = np.zeros(n_items), np.zeros(n_models), np.zeros(n_models, np.int64)
+    # others in order of size: rounding then is the same for models with equal scores, which tie
+    order = scores.argsort(axis=0)
+    ordered, ranks = np.take_along_axis(scores, order, 0), order.argsort(axis=0)
+    rounding = ROUNDING * np.abs(ordered[[0, -1]]).max(axis=0)
     for held_out in range(n_models):
-        others = np.delete(scores, held_out, axis=0)
+        others = np.where(np.arange(n_others)[:, None] < ranks[held_out], ordered[:-1], ordered[1:])
         variance = others.var(axis=0, ddof=1) if n_others > 1 else np.zeros(n_items)
         beyond = scores[held_out] - others.mean(axis=0)
+        beyond = np.where(np.abs(beyond) <= rounding, 0.0, beyond)
         if alternative == "away-from-zero":
             counted = np.minimum(np.abs(beyond), np.abs(scores[held_out])) * np.sign(beyond)
             beyond = np.where(beyond * scores[held_out] > 0, counted, 0.0)

@@ -94,11 +94,16 @@ def _add_discovery(content: dict[str, Any], key: str, table: Table) -> None:
             "joint": {str(row["model"]): row["joint"] for row in models.rows() if row["control"]},
         }
     )
+    n_controls = int(models["control"].sum())
     content["not_found"] += [
         {
             "run": key,
             "method": row["method"],
-            "sentence": "nothing beyond the controls",
+            "sentence": (
+                "nothing beyond the controls"
+                if n_controls > 1
+                else "not tested: fewer than two controls"
+            ),
             "smallest_detectable": row["detectable"],
             "unit": row["unit"],
         }

@@ -80,6 +80,47 @@ def test_exchangeable_models_are_claimed_at_the_nominal_rate(n_controls):
     assert beyond / 400 <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
 
 
+@pytest.mark.parametrize("n_controls", [19, 5])
+@pytest.mark.parametrize("strong", [[0], [0, 1, 2]])
+def test_a_strong_item_does_not_carry_others_beyond(n_controls, strong):
+    """Beside one strong item of some methods, items such as controls have are beyond at most at the
+    nominal rate, and none that is smaller than a control's.
+    """
+    rng, beyond, repeats = np.random.default_rng(3), 0, 20
+    for _ in range(repeats):
+        maxima = rng.gamma(30, 1, (1 + n_controls, 3))
+        usual = maxima[0].copy()
+        maxima[0, strong] = 400.0
+        joint = joint_statistic(maxima)
+        assert joint.maxima[0] > joint.threshold
+        items = np.array([joint.statistic(at, usual[at : at + 1])[0] for at in range(3)])
+        assert not ((items > joint.threshold) & (usual < maxima[1:].max(0))).any()
+        if n_controls == 19:
+            assert (joint.p(items)[items <= joint.threshold] > 0.05).all()
+        beyond += (items > joint.threshold).any()
+    assert beyond / repeats <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / repeats)
+
+
+def test_a_second_strong_item_is_beyond_too():
+    """Step-down costs no item that is far beyond the controls."""
+    maxima = np.random.default_rng(4).gamma(30, 1, (20, 2))
+    maxima[0] = [3000.0, 300.0]
+    joint = joint_statistic(maxima)
+    items = np.array([joint.statistic(at, maxima[0, at : at + 1])[0] for at in range(2)])
+    assert (items > joint.threshold).all()
+    np.testing.assert_allclose(joint.p(items), 0.05)
+
+
+@pytest.mark.parametrize("n_controls", [0, 1, 5])
+def test_sentences_speak_of_controls_only_where_there_are_any(study, n_controls):
+    rng = np.random.default_rng(5)
+    table = Discover([own("perplexity-differencing", rng, n_controls, best=90.0)])(study)
+    said = table.summary["opening"][1]
+    assert said.startswith("perplexity-differencing: it writes texts")
+    assert ("in the controls" in said) == (n_controls > 0)
+    assert "than any control" not in said
+
+
 def test_the_joint_statistic_does_not_follow_units():
     maxima = np.random.default_rng(1).gamma(4, 1, (6, 3))
     one, two = joint_statistic(maxima), joint_statistic(maxima * [1, 100, 0.01])

@@ -209,3 +209,25 @@ def test_rank_p_is_its_definition(maxima, sizes):
 def test_rank_p_of_nothing_known_is_nan():
     assert np.isnan(rank_p(np.array([3.0]), np.array([1.0]))).all()
     assert np.isnan(rank_p(np.array([np.nan]), np.array([1.0, 2.0]))).all()
+
+
+def test_models_with_equal_scores_tie():
+    """Rounding decides no rank: swapped models swap their maxima, to the last bit."""
+    rng = np.random.default_rng(11)
+    for _ in range(20):
+        scores = rng.integers(0, 8, (20, 30)) / 24 + 0.1
+        scores[rng.integers(1, 20)] = scores[0]
+        found = between_models(scores, 0.05, "away-from-zero").maxima
+        equal = (scores == scores[0]).all(axis=1)
+        assert equal.sum() > 1
+        assert len(set(found[equal])) == 1
+        swapped = between_models(scores[::-1], 0.05, "away-from-zero").maxima
+        np.testing.assert_array_equal(found, swapped[::-1])
+
+
+@pytest.mark.parametrize("n_models", [3, 6, 20])
+def test_equal_models_differ_in_nothing(n_models):
+    scores = np.tile(np.random.default_rng(12).normal(size=40), (n_models, 1))
+    found = between_models(scores, 0.05, "away-from-zero")
+    assert not found.maxima.any()
+    assert not found.statistic.any()

@@ -11,7 +11,6 @@ import numpy as np
 from interp.analyzers.discover.joint import Joint
 from interp.experiments.discovery import EvidenceRow
 from interp.experiments.records import records_table
-from interp.maths.between_models import rank_p
 from interp.rows import flag, key, measure, text
 from interp.table import Table
 
@@ -35,11 +34,11 @@ class FoundRow:
     control_high: float = measure("largest score of a control; NaN without controls")
     statistic: float = EvidenceRow.statistic
     joint: float = measure(
-        "its statistic on the scale that all methods share; NaN with fewer than two controls"
+        "its statistic on the scale that all methods share; NaN without controls"
     )
     p: float = measure(
-        "(1 + controls whose largest joint statistic is as large) / (1 + controls), corrected for"
-        " all items of all methods"
+        "(1 + controls whose largest joint statistic is as large) / (1 + controls), as if the item"
+        " were the strongest, corrected for all items of all methods"
     )
     beyond: bool = flag("its joint statistic is beyond the threshold from the controls")
     form: bool = EvidenceRow.form
@@ -99,7 +98,7 @@ def item_table(runs: Sequence[Table], joint: Joint, limit: int) -> Table:
             for at in np.flatnonzero(run["form"] == wanted)[:limit].tolist()
         ]
         statistics = joint.statistic(method, run["statistic"][taken])
-        p = rank_p(statistics, joint.maxima[1:])
+        p = joint.p(statistics)
         records += [
             _record(run, at, float(value), float(p_value), joint.threshold)
             for at, value, p_value in zip(taken, statistics, p, strict=True)
