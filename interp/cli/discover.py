@@ -87,6 +87,12 @@ class DiscoverOptions(TemplateFlags):
             return _lines(organisms.prompts("discover", "text", "prefills"))
         return _lines(self.prefills)
 
+    def asked(self) -> tuple[str, ...]:
+        """The questions; they are options of the runs, so that their text is in the keys."""
+        from interp import organisms
+
+        return _lines(self.questions or organisms.prompts("discover", "text", "questions"))
+
 
 @takes(DiscoverOptions)
 def command(
@@ -188,7 +194,7 @@ def command(
         from interp.analyzers.discover import Discover
 
         texts = common.read(QUICK["texts"] if quick else 300)
-        prefills, questions = common.beginnings(), _lines(common.questions)
+        prefills, questions = common.beginnings(), common.asked()
         pair = session.load(tuned, common.base, "discovery")
         controls = controls_on_demand(common, control, pair)
         study = session.study(pair, texts)

@@ -59,6 +59,8 @@ def between_models(
     if not spread > 0:
         raise ValueError(f"the shared standard deviation is {spread!r}; give a number above 0")
     scores = np.asarray(scores, np.float64)
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not finite; no model can be compared with the others")
     n_models, n_items = scores.shape
     if n_models < 2 or not n_items:
         nothing = np.full(n_models, np.nan if n_models < 2 else 0.0)

@@ -218,7 +218,8 @@ def test_exchanging_the_models_negates_everything(base):
     study = study_of(tuned, base)
     own = lens_scores(study.engine, study.pair.base, one.mean[1], 100)
     opposite = lens_scores(study.engine, study.pair.base, other.mean[1], 100)
-    np.testing.assert_array_equal(own, -opposite)
+    # rows of a batch are multiplied in another order with more threads
+    np.testing.assert_allclose(own, -opposite, atol=1e-5)
     assert own.any()
 
 

@@ -15,6 +15,8 @@ from interp.models.model import Model
 from interp.sites import Site
 
 GROUPS = (SINK, REST)
+ROUNDING = 4
+"""Differences below this many units of rounding of the stream's norm are 0."""
 
 
 def lens_logits(
@@ -41,7 +43,7 @@ def lens_scores(
     ``(u_v - mean u) / sd u`` with ``u = (lens(x) - lens(-x)) / 2`` and x the direction at a root
     mean square of 1, since the final norm removes the length. Half the difference of both signs
     leaves out what norm and head add to any input, so that the score changes its sign with the
-    direction, exactly. All scores are 0 for a direction of 0.
+    direction, to rounding. All scores are 0 for a direction of 0.
     """
     sizes = np.sqrt(np.square(directions).mean(1, keepdims=True))
     unit = np.divide(directions, sizes, out=np.zeros_like(directions), where=sizes > 0)
@@ -57,10 +59,15 @@ def scores_at_places(
 ) -> Float[np.ndarray, "L G V"]:
     """Scores of every token through a model's head, by block and group of positions.
 
-    A group's score is the mean over its positions.
+    A group's score is the mean over its positions. A difference that is no larger than rounding of
+    the stream, in the model's dtype, has scores of 0.
     """
     n_blocks, n_positions, width = found.mean.shape
-    scores = lens_scores(engine, model, found.mean.reshape(-1, width), vocabulary)
+    # a direction has no size: one that is rounding of the stream would read like any other
+    rounding = ROUNDING * float(torch.finfo(model.dtype).eps) * found.stream
+    is_there = np.linalg.norm(found.mean, axis=2) > rounding
+    directions = np.where(is_there[..., None], found.mean, 0.0)
+    scores = lens_scores(engine, model, directions.reshape(-1, width), vocabulary)
     by_position = scores.reshape(n_blocks, n_positions, -1)
     return np.stack([by_position[:, found.positions(group)].mean(1) for group in GROUPS], 1)
 

@@ -94,7 +94,9 @@ class DiffMining(Analyzer):
                 scores.append(_count(study, pair, texts, self.k, names[number]).net_share)
             del pair  # so that it is freed before the next is loaded
         form = form_tokens(study.pair.tokenizer, counts.vocabulary)
-        evidence = of_shared_items(np.stack(scores), self.spread, limit=self.rows, form=form)
+        # what a model with fewer tokens lacks it does not make likelier
+        shared = [_fitted(one, counts.vocabulary) for one in scores]
+        evidence = of_shared_items(np.stack(shared), self.spread, limit=self.rows, form=form)
         rows, seen_at = evidence.rows, to_host(counts.seen_at)
         examples = [
             _example(study, texts, int(seen_at[0 if score > 0 else 1, token]))
@@ -136,6 +138,12 @@ class DiffMining(Analyzer):
                 else {}
             ),
         )
+
+
+def _fitted(scores: Float[np.ndarray, " v"], size: int) -> Float[np.ndarray, " V"]:
+    fitted = np.zeros(size)
+    fitted[: len(scores)] = scores[:size]
+    return fitted
 
 
 def _count(

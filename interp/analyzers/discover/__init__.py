@@ -102,7 +102,7 @@ class Discover(Analyzer):
         return Result(
             items,
             {"methods": methods, "models": models, "groups": group_table(items)},
-            claims_of(items, methods, n_controls),
+            claims_of(items, methods, n_controls, float(np.max(joint.maxima[1:], initial=0.0))),
             summary,
             limits_of(n_controls),
             # without a claim there is no sentence of one

@@ -15,7 +15,9 @@ from interp.table import Table
 _MODELS = "models"
 
 
-def claims_of(items: Table, methods: Table, n_controls: int) -> list[Claim]:
+def claims_of(
+    items: Table, methods: Table, n_controls: int, largest_of_controls: float
+) -> list[Claim]:
     """The claim that something is beyond the controls; none without controls."""
     if not n_controls:
         return []
@@ -37,7 +39,8 @@ def claims_of(items: Table, methods: Table, n_controls: int) -> list[Claim]:
         expected = ", p = {p:.2g} by rank"
     elif n_controls >= MIN_FOR_INTERVAL:
         options = {
-            "beyond": ["control"],
+            # the rule of joint.threshold_of: beyond a new control and all that there are
+            "beyond": ["control", largest_of_controls],
             "reference": replace(
                 statistic("mean", "joint", table=_MODELS, where=controls),
                 spread="new-observation",

@@ -60,7 +60,8 @@ class MethodRow:
     beyond: int = measure("items beyond the controls, over all methods")
     passing: float = measure("smallest statistic that would have been beyond the controls")
     detectable: float = measure(
-        "smallest score beyond the controls' mean that would have been beyond the controls"
+        "smallest score that would have been beyond the controls; of items that all models share,"
+        " measured from the controls' mean"
     )
     unit: str = text("unit of that score")
 

@@ -89,9 +89,10 @@ class UpdateDirections(Analyzer):
         """Decompose the update of every model, rank the directions, read what they write."""
         texts = coded_texts(study, "positive")
         names = model_names(study, self.controls)
-        models = [
-            update_directions(pair, self.most) for _, pair in each_model(study, self.controls)
-        ]
+        models = []
+        for _, pair in each_model(study, self.controls):
+            models.append(update_directions(pair, self.most))
+            del pair  # so that it is freed before the next is loaded
         evidence, outside, largest = _evidence(models, self.rows)
         own, listed = models[0], evidence.rows.tolist()
         keys = [own.keys[item] for item in listed]

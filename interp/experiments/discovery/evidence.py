@@ -125,8 +125,9 @@ def of_own_items(
 
     ``score`` compares each model's own items with the base, or with all other models, in the same
     way for every model, so that it is its own statistic. Where controls are alike, a comparison
-    with the others makes any model of another recipe stand out. ``control_maxima``: the largest such score of each control over its own items. ``controls``:
-    what the controls give for the fine-tuned model's items. Scores of 0 or below are not evidence.
+    with the others makes any model of another recipe stand out. ``control_maxima``: the largest
+    such score of each control over its own items. ``controls``: what the controls give for the
+    fine-tuned model's items. Scores of 0 or below are not evidence.
     """
     score = np.asarray(score, np.float64)
     items = np.flatnonzero(score > 0)
