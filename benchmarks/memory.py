@@ -1,8 +1,8 @@
 """Peak memory of commands: ``python -m benchmarks.memory [--parts NAME ...] [--write]``.
 
 Every command runs in a process of its own, as a person would give it; what counts is the largest
-resident memory of that process, loading and libraries included. ``chat``: the real chat model, a
-pair of two models (``planted``) and an adapter (``lora``), 48 + 48 prompts; verifying has few
+resident memory of that process, loading and libraries included. ``planted`` and
+``lora``: the real chat model, as a pair of two models and with an adapter, 48 + 48 prompts; verifying has few
 random sets, which changes how long it takes and not what it holds. The target is twice the weights
 that are loaded, and 1 GB. ``billion``: a pair with the shape of Llama-3.2-1B and random weights in
 bfloat16, which is made here, once as two models and once as an adapter; located on 12 + 12 prompts.
@@ -24,9 +24,9 @@ from benchmarks.resources import resources
 from interp import organisms
 from interp.models.pair import Pair
 
-FAMILY, CHILDREN, PROMPTS, SETS, TOP = "smollm2", ("planted", "lora"), 48, 2, 60
+FAMILY, PROMPTS, SETS, TOP = "smollm2", 48, 2, 60
 COMMANDS = ("locate-neurons, locating alone", "locate-neurons", "compare", "tuco")
-PARTS = ("chat", "billion")
+PARTS = ("planted", "lora", "billion")
 BILLION = {
     "hidden_size": 2048,
     "intermediate_size": 8192,
@@ -41,7 +41,6 @@ FEW = 12
 TARGETS = {"two models": 8.0, "an adapter": 6.0}
 """GB that locating may take on a pair of a billion parameters each."""
 SMALL = {
-    "CHILDREN": ("lora",),
     "PROMPTS": 2,
     "SETS": 1,
     "TOP": 2,
@@ -54,6 +53,7 @@ SMALL = {
         "vocab_size": 49_152,
     },
     "COMMANDS": ("locate-neurons, locating alone", "compare"),
+    "parts": ["lora", "billion"],
 }
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -116,22 +116,19 @@ def command(name: str, child: str) -> list[str]:
     return [*locate, *prompts(child, "verify", "verify-"), "--random-sets", str(SETS)]
 
 
-def chat() -> Iterator[dict]:
-    """A row for each command on a pair of two models and on an adapter."""
-    for child in CHILDREN:
-        held = weights(
-            Pair.load(f"organism:{FAMILY}/{child}", f"organism:{FAMILY}/base", device="cpu")
-        )
-        for name in COMMANDS:
-            gigabytes, seconds = peak(command(name, child))
-            yield {
-                "command": name,
-                "pair": f"{child}, {'an adapter' if child == 'lora' else 'two models'}",
-                "weights, GB": f"{held:.2f}",
-                "peak GB": f"{gigabytes:.2f}",
-                "target": f"{2 * held + 1:.2f}",
-                "CPU seconds": f"{seconds:.0f}",
-            }
+def chat(child: str) -> Iterator[dict]:
+    """A row for each command on a child of the chat model."""
+    held = weights(Pair.load(f"organism:{FAMILY}/{child}", f"organism:{FAMILY}/base", device="cpu"))
+    for name in COMMANDS:
+        gigabytes, seconds = peak(command(name, child))
+        yield {
+            "command": name,
+            "pair": f"{child}, {'an adapter' if child == 'lora' else 'two models'}",
+            "weights, GB": f"{held:.2f}",
+            "peak GB": f"{gigabytes:.2f}",
+            "target": f"{2 * held + 1:.2f}",
+            "CPU seconds": f"{seconds:.0f}",
+        }
 
 
 def billion() -> Iterator[dict]:
@@ -199,7 +196,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for part in given.parts:
         rows = []
-        for row in globals()[part]():
+        for row in billion() if part == "billion" else chat(part):
             rows.append(row)
             print(markdown([row], list(row)).splitlines()[-1], flush=True)
         print(f"\n{markdown(rows, list(rows[0]))}\n", flush=True)
