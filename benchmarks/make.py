@@ -20,7 +20,8 @@ NAMES = (
         "real",
     ),
     *("real_methods", "real_figures", "real_baselines", "real_graft", "real_latents"),
-    *("false_support", "cost", "memory", "cost_peers", "estimates", "discovery_cost"),
+    *("false_support", "cost", "memory", "cost_peers", "estimates"),
+    *("discovery_cost", "discovery"),
 )
 
 if __name__ == "__main__":

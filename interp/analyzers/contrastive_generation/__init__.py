@@ -135,6 +135,7 @@ class ContrastiveGeneration(Analyzer):
             written.append(writer.write(pair.tuned, own_base, names[number]))
             if number:
                 under_controls.append(writer.scores_under(pair.tuned, written[0], names[number]))
+            del pair, own_base  # so that it is freed before the next is loaded
         read = [
             [
                 without_fragment(prefill, text)

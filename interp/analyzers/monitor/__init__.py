@@ -138,6 +138,7 @@ class Monitor(Analyzer):
             found = _judge(study, pair, texts, sets, half, self.alpha, names[number])
             rates.append(found[0].rate)
             outcomes = outcomes or found
+            del pair  # so that it is freed before the next is loaded
         assert vectors is not None
         result, randoms = outcomes[0].result, [each.rate for each in outcomes[1:]]
         rows = self._rows(study, texts[1], outcomes[0], vectors)

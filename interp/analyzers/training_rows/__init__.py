@@ -140,6 +140,7 @@ class TrainingRows(Analyzer):
         for number, control in each_model(study, self.controls):
             if number:
                 tuned.append(tuned_losses(study, control.tuned, coded, groups, names[number]))
+            del control  # so that it is freed before the next is loaded
         losses = RowLosses(
             tuple((group, prompt) for group in study.classes for prompt in study.prompts(group)),
             tuple(row.n_counted for row in coded),

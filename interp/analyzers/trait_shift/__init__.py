@@ -126,6 +126,7 @@ class TraitShift(Analyzer):
                     directions, eligible, change[selection.rows], change[held_out.rows]
                 )
             )
+            del pair  # so that it is freed before the next is loaded
         rows = depth_table(
             np.flatnonzero(usable), eligible, directions, base[held_out.rows], held_out, movements
         )
