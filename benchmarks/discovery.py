@@ -202,7 +202,7 @@ def main() -> None:
         columns = list(dict.fromkeys(name for row in rows for name in row))
         text = markdown([{name: row.get(name, "–") for name in columns} for row in rows], columns)
         text += (
-            f"\n{TEXTS} texts, {SAMPLES} samples of {TOKENS} tokens, {PREFILLS} prefills, two"
+            f"\n\n{TEXTS} texts, {SAMPLES} samples of {TOKENS} tokens, {PREFILLS} prefills, two"
             f" depths. {machine()}\n"
         )
         print(text, flush=True)
