@@ -29,7 +29,7 @@ from interp.training.changes import Change
 from interp.training.fit import fit, text_loss
 from interp.training.full_change import FullChange
 from interp.training.lora_change import LoraChange
-from interp.training.recipe import Recipe, Setting, mean_rate
+from interp.training.recipe import ASSUMED, Recipe, Setting, mean_rate
 from interp.training.text import Row, Text, evenly_spaced, has_answers, read_text, shipped_text
 
 FORMAT = 1
@@ -89,6 +89,12 @@ def make_controls(
         f"{tuned}: {change.kind} on {base_source.name}; "
         + ", ".join(f"{name} {setting}" for name, setting in all_settings.items())
     )
+    if (steps := values["steps"]).source == ASSUMED:
+        log(
+            f"note: {steps.value} steps a control follow from the size of the change at an assumed"
+            " learning rate; where the fine-tune's own are known, give --steps and --learning-rate:"
+            " fewer steps take less time in proportion"
+        )
     common_record = {
         "format": FORMAT,
         "kind": change.kind,

@@ -452,6 +452,7 @@ def test_the_command(saved, tmp_path, capsys):
     told = json.loads(out)
     assert [one["seed"] for one in told["controls"]] == [0, 1]
     assert "learning_rate 0.0001 (assumed)" in err
+    assert "follow from the size of the change" not in err  # steps were given
     assert (tmp_path / "out" / "seed-1" / "matched" / "adapter_config.json").is_file()
     assert main(given) == 2
     assert "exists already" in capsys.readouterr().err
