@@ -200,20 +200,20 @@ class ActivationDifference(Analyzer):
         self,
         study: Study,
         texts: Sequence[Encoded],
-        found: Sequence[Differences],
+        by_model: Sequence[Differences],
         names: Sequence[str],
     ) -> dict[str, Table]:
-        tables = {"differences": differences_table(names, found)}
+        tables = {"differences": differences_table(names, by_model)}
         if self.patchscope:
             cut = first_tokens(texts, NORM_TOKENS)
-            groups, blocks = position_batches(study, cut, found[0].blocks), found[0].blocks
+            groups, blocks = position_batches(study, cut, by_model[0].blocks), by_model[0].blocks
             streams = mean_streams(study, study.pair.tuned, cut, groups, blocks, "all positions")
             norms = mean_norm_from(streams, self.positions)
-            tables["patchscope"] = patchscope_table(study, found, names, norms)
+            tables["patchscope"] = patchscope_table(study, by_model, names, norms)
         if self.steer:
-            tables["steered"] = steered_table(study, found, names, self.steer, self.questions)
+            tables["steered"] = steered_table(study, by_model, names, self.steer, self.questions)
         if self.training is not None:
-            tables["causal"] = causal_table(study, texts, self.training, found, names)
+            tables["causal"] = causal_table(study, texts, self.training, by_model, names)
         return tables
 
 

@@ -89,22 +89,24 @@ def with_base_component(
 
 
 def directions_of(
-    study: Study, texts: Sequence[Encoded], found: Sequence[Differences], names: Sequence[str]
+    study: Study, texts: Sequence[Encoded], by_model: Sequence[Differences], names: Sequence[str]
 ) -> list[Direction]:
     """The mean differences of all models, by block and group of positions, and 16 differences of
     two random activations of the base at every block; those of 0 are left out.
     """
-    positions = len(found[0].texts)
+    positions = len(by_model[0].texts)
     listed = [
         (block, FINE_TUNED if number == 0 else CONTROL, group_name(group, positions), name, vector)
-        for number, (name, one) in enumerate(zip(names, found, strict=True))
+        for number, (name, one) in enumerate(zip(names, by_model, strict=True))
         for group in GROUPS
         for block, vector in zip(one.blocks, one.of_group(group), strict=True)
     ]
     listed += [
         (block, ACTIVATIONS, "", str(pair + 1), vectors[pair])
         for block, vectors in zip(
-            found[0].blocks, _activation_differences(study, texts, found[0].blocks), strict=True
+            by_model[0].blocks,
+            _activation_differences(study, texts, by_model[0].blocks),
+            strict=True,
         )
         for pair in range(RANDOM_PAIRS)
     ]
@@ -177,13 +179,13 @@ def causal_table(
     study: Study,
     texts: Sequence[Encoded],
     training: PromptSet,
-    found: Sequence[Differences],
+    by_model: Sequence[Differences],
     names: Sequence[str],
 ) -> Table:
     """The change of the loss on training text along every direction, with intervals over the texts'
     clusters; no rows where the fine-tuned model does not differ.
     """
-    directions = directions_of(study, texts, found, names) if found[0].mean.any() else []
+    directions = directions_of(study, texts, by_model, names) if by_model[0].mean.any() else []
     if not directions:
         return records_table(CausalRow, KIND, [])
     coded = coded_texts(study.with_prompts(OneClass(training)), "positive")

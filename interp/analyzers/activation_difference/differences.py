@@ -144,11 +144,11 @@ def difference_of(base: Streams, tuned: Streams) -> Differences:
     return Differences(base.blocks, tuned.mean - base.mean, base.norm, base.texts)
 
 
-def differences_table(names: Sequence[str], found: Sequence[Differences]) -> Table:
+def differences_table(names: Sequence[str], by_model: Sequence[Differences]) -> Table:
     """The size of every model's mean differences, and their cosines with the first model's; no rows
     where the first model does not differ from the base.
     """
-    changed = found[0].mean.any()
+    changed = by_model[0].mean.any()
     records = [
         {
             "model_number": number,
@@ -158,9 +158,9 @@ def differences_table(names: Sequence[str], found: Sequence[Differences]) -> Tab
             "texts": one.texts[position],
             "norm": np.linalg.norm(one.mean[at, position]),
             "stream": one.stream[at, position],
-            "cosine": cosine(one.mean[at, position], found[0].mean[at, position]),
+            "cosine": cosine(one.mean[at, position], by_model[0].mean[at, position]),
         }
-        for number, (name, one) in enumerate(zip(names, found, strict=True))
+        for number, (name, one) in enumerate(zip(names, by_model, strict=True))
         for at, block in enumerate(one.blocks)
         for position in range(len(one.texts))
         if changed

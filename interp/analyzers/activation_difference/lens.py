@@ -55,21 +55,21 @@ def lens_scores(
 
 
 def scores_at_places(
-    engine: Engine, model: Model, found: Differences, vocabulary: int
+    engine: Engine, model: Model, differences: Differences, vocabulary: int
 ) -> Float[np.ndarray, "L G V"]:
     """Scores of every token through a model's head, by block and group of positions.
 
     A group's score is the mean over its positions. A difference that is no larger than rounding of
     the stream, in the model's dtype, has scores of 0.
     """
-    n_blocks, n_positions, width = found.mean.shape
+    n_blocks, n_positions, width = differences.mean.shape
     # a direction has no size: one that is rounding of the stream would read like any other
-    rounding = ROUNDING * float(torch.finfo(model.dtype).eps) * found.stream
-    is_there = np.linalg.norm(found.mean, axis=2) > rounding
-    directions = np.where(is_there[..., None], found.mean, 0.0)
+    rounding = ROUNDING * float(torch.finfo(model.dtype).eps) * differences.stream
+    is_there = np.linalg.norm(differences.mean, axis=2) > rounding
+    directions = np.where(is_there[..., None], differences.mean, 0.0)
     scores = lens_scores(engine, model, directions.reshape(-1, width), vocabulary)
     by_position = scores.reshape(n_blocks, n_positions, -1)
-    return np.stack([by_position[:, found.positions(group)].mean(1) for group in GROUPS], 1)
+    return np.stack([by_position[:, differences.positions(group)].mean(1) for group in GROUPS], 1)
 
 
 def ranks_at(

@@ -202,7 +202,7 @@ def _largest_first(values: Float[np.ndarray, "*rows S"]) -> Float[np.ndarray, "*
 
 def patchscope_table(
     study: Study,
-    found: Sequence[Differences],
+    by_model: Sequence[Differences],
     names: Sequence[str],
     norms: Float[np.ndarray, " L"],
 ) -> Table:
@@ -212,8 +212,8 @@ def patchscope_table(
     """
     model, records = study.pair.tuned, []
     prompts, unembedding = identity_prompts(study.pair.tokenizer), unembedding_of(model)
-    for at, block in enumerate(found[0].blocks):
-        if block == model.anatomy.n_layers - 1 or not found[0].mean[at].any():
+    for at, block in enumerate(by_model[0].blocks):
+        if block == model.anatomy.n_layers - 1 or not by_model[0].mean[at].any():
             continue
         norm, largest = float(norms[at]), torch.finfo(model.dtype).max
         # float16 holds numbers up to 65,504 only
@@ -222,10 +222,10 @@ def patchscope_table(
         random = scope.random(study.seed)
         places = [
             (number, int(position))
-            for number, one in enumerate(found)
+            for number, one in enumerate(by_model)
             for position in np.flatnonzero(one.mean[at].any(1))
         ]
-        directions = np.stack([found[number].mean[at, position] for number, position in places])
+        directions = np.stack([by_model[number].mean[at, position] for number, position in places])
         readings = scope.read(directions, "differences")
         for (number, position), reading in zip(places, readings, strict=True):
             best, excess, p = choose_scale(reading, random)

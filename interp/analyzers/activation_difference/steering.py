@@ -151,7 +151,7 @@ def largest_passing(passes: Callable[[float], bool]) -> float:
 
 def steered_table(
     study: Study,
-    found: Sequence[Differences],
+    by_model: Sequence[Differences],
     names: Sequence[str],
     samples: int,
     questions: tuple[str, ...],
@@ -160,9 +160,11 @@ def steered_table(
     positions, in the fine-tuned model and the middle one of the blocks; differences of 0 are left
     out, all of them where the fine-tuned model's is 0.
     """
-    at = (len(found[0].blocks) - 1) // 2
-    steering = Steering(study, found[0].blocks[at], questions, Sampling(samples, seed=study.seed))
-    vectors, records = [one.of_group(REST)[at] for one in found], []
+    at = (len(by_model[0].blocks) - 1) // 2
+    steering = Steering(
+        study, by_model[0].blocks[at], questions, Sampling(samples, seed=study.seed)
+    )
+    vectors, records = [one.of_group(REST)[at] for one in by_model], []
     if not vectors[0].any():
         return records_table(SteeredRow, KIND, records)
     unsteered = steering.sample(vectors[0], 0.0, "unsteered answers")

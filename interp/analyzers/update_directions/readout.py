@@ -74,7 +74,7 @@ def excitations(
 
 
 def _remember(
-    found: Excitation, rows: list[int], written: Float[Tensor, "B T n"], numbers: Sequence[int]
+    excitation: Excitation, rows: list[int], written: Float[Tensor, "B T n"], numbers: Sequence[int]
 ) -> None:
     size = written.abs()
     largest, position = size.max(1)
@@ -83,7 +83,7 @@ def _remember(
     # in the order of the texts, so that batches do not decide a tie
     for at in sorted(range(len(numbers)), key=numbers.__getitem__):
         for column, row in enumerate(rows):
-            old, new = abs(found.size[row]), sizes[at, column]
-            if new > old or (new == old > 0 and numbers[at] < found.text[row]):
-                found.size[row] = values[at, column]
-                found.text[row], found.position[row] = numbers[at], positions[at, column]
+            old, new = abs(excitation.size[row]), sizes[at, column]
+            if new > old or (new == old > 0 and numbers[at] < excitation.text[row]):
+                excitation.size[row] = values[at, column]
+                excitation.text[row], excitation.position[row] = numbers[at], positions[at, column]
