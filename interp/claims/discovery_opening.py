@@ -13,6 +13,8 @@ from interp.table import Table
 
 SENTENCES = 8
 """Items that the opening describes."""
+OF_A_METHOD = 2
+"""Of these at most for one method."""
 
 
 def _share(value: float) -> str:
@@ -112,7 +114,7 @@ def discovery_lines(items: Table, methods: Table, n_controls: int) -> list[str]:
             + (" (too few for a test)" if few else "")
             + f", the fine-tuned model differs in {int(methods['beyond'].sum())} items that"
             f" {by_methods} list. The first:",
-            *(f"{_sentence(row)}." for row in _one_per_word(beyond)[:SENTENCES]),
+            *(f"{_sentence(row)}." for row in _first_of_each(_one_per_word(beyond))),
         ]
     seen = "; ".join(
         f"{row['method']}: {row['detectable']:.3g} {row['unit']}".strip()
@@ -143,6 +145,17 @@ def _one_per_word(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     for row in rows:
         first.setdefault((row["method"], str(row["evidence"]).strip().casefold()), row)
     return list(first.values())
+
+
+def _first_of_each(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first rows, of a method at most ``OF_A_METHOD``: one method can list a hundred tokens."""
+    counts: dict[str, int] = {}
+    first = []
+    for row in rows:
+        counts[row["method"]] = counts.get(row["method"], 0) + 1
+        if counts[row["method"]] <= OF_A_METHOD:
+            first.append(row)
+    return first[:SENTENCES]
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
