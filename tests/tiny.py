@@ -7,6 +7,7 @@ import functools
 import json
 import types
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -268,6 +269,17 @@ def study(
     return Study(
         Pair.from_modules(tuned, base, tokenizer(template)), contrast(pairs), metric(), **options
     )
+
+
+def text_study(
+    tuned: PreTrainedModel, base: PreTrainedModel, texts: Sequence[str], **options
+) -> Study:
+    """A study of two models in memory on plain texts of one class, each its own cluster, without a
+    metric.
+    """
+    rows = tuple(Prompt(at, text, f"c{at}") for at, text in enumerate(texts))
+    pair = Pair.from_modules(tuned, base, tokenizer(False))
+    return Study(pair, OneClass(PromptSet(rows, "texts")), None, **options)
 
 
 def mlps(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:

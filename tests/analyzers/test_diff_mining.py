@@ -15,8 +15,6 @@ from interp.analyzers.diff_mining.compute import TokenCounts, beyond_median
 from interp.analyzers.diff_mining.topics import PositionSample, topics_table
 from interp.errors import OptionError, PairError, PromptError
 from interp.models.pair import Pair
-from interp.prompts import OneClass, Prompt, PromptSet
-from interp.study import Study
 from tests import tiny
 
 FAST = settings(max_examples=40, deadline=None, derandomize=True)
@@ -30,17 +28,12 @@ TEXTS = [
 ALL_ROWS = 1000
 
 
-def texts(*given):
-    rows = tuple(Prompt(at, text, f"c{at}") for at, text in enumerate(given))
-    return OneClass(PromptSet(rows, "texts"))
-
-
 def pair_of(tuned, base):
     return Pair.from_modules(tuned, base, tiny.tokenizer(False))
 
 
 def study_of(tuned, base, given=TEXTS, **options):
-    return Study(pair_of(tuned, base), texts(*given), None, **options)
+    return tiny.text_study(tuned, base, given, **options)
 
 
 @functools.cache

@@ -27,17 +27,12 @@ TEXTS = [
 ]
 
 
-def texts(*given):
-    rows = tuple(Prompt(at, text, f"c{at}") for at, text in enumerate(given))
-    return OneClass(PromptSet(rows, "texts"))
-
-
 def pair_of(tuned, base):
     return Pair.from_modules(tuned, base, tiny.tokenizer(False))
 
 
 def study_of(tuned, base, given=TEXTS, **options):
-    return Study(pair_of(tuned, base), texts(*given), None, **options)
+    return tiny.text_study(tuned, base, given, **options)
 
 
 @functools.cache

@@ -20,9 +20,7 @@ from interp.experiments.plain_text import coded_texts
 from interp.figures.update_directions import truncation_figure
 from interp.models.pair import Pair
 from interp.models.updates import matrix_update
-from interp.prompts import OneClass, Prompt, PromptSet
 from interp.sites import Weight
-from interp.study import Study
 from tests import tiny
 
 TEXTS = [
@@ -34,17 +32,12 @@ TEXTS = [
 OPTIONS = {"ranks": (), "rows": 500}
 
 
-def texts():
-    rows = [Prompt(row, text, f"c{row}") for row, text in enumerate(TEXTS)]
-    return OneClass(PromptSet(tuple(rows), "texts"))
-
-
 def pair_of(tuned, base):
     return Pair.from_modules(tuned, base, tiny.tokenizer(False))
 
 
 def study_of(tuned, base, **options):
-    return Study(pair_of(tuned, base), texts(), None, **options)
+    return tiny.text_study(tuned, base, TEXTS, **options)
 
 
 @pytest.fixture(scope="module")

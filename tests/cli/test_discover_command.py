@@ -6,8 +6,10 @@ import json
 
 import pytest
 
-from interp.cli import main
+from interp.analyzers.discover import DISCOVERY_METHODS
+from interp.cli import discover, main
 from interp.organisms import prompts
+from interp.store import Store
 
 TEXT = str(prompts("refusal", "text", "text"))
 SMALL = ["--text", TEXT, "--max-texts", "20", "--quick"]
@@ -145,33 +147,34 @@ def test_the_base_itself_has_nothing(store, capsys):
     assert answer["summary"]["opening"][0].startswith("Nothing beyond what 3 controls do")
 
 
-def test_a_found_word_is_a_behaviour(found, store, capsys):
-    prompt = str(prompts("refusal", "locate", "harmless"))
+def place_of(run, store, method):
+    """The first place of what a method says the model does more."""
+    rows = Store(store).get(run).rows()
+    return next(
+        row["place"] for row in rows if (row["method"], row["direction"]) == (method, "more")
+    )
+
+
+@pytest.mark.parametrize("method", ["diff-mining", "update-directions"])
+def test_a_found_word_is_a_behaviour_and_a_direction_is_none(found, store, capsys, method):
+    place = place_of(found["run"], store, method)
     code, out, err = run(
         capsys,
-        "tuco",
-        "organism:discover/06",
-        *BASE,
-        "--prompts",
-        prompt,
-        "--max-prompts",
-        6,
-        "--by-answer",
-        "--generations",
-        8,
-        "--behaviour",
-        f"discovered:{found['run']}#1",
-        "--store",
-        store,
-        "--quiet",
+        *("tuco", "organism:discover/06", *BASE, "--max-prompts", 6, "--by-answer"),
+        *("--prompts", prompts("refusal", "locate", "harmless"), "--generations", 8),
+        *("--behaviour", f"discovered:{found['run']}#{place}", "--store", store, "--quiet"),
     )
-    place_one = found["summary"]["opening"][1]
-    if place_one.startswith("diff-mining"):
+    if method == "diff-mining":
         assert code == 0, err
         assert "discovered white" in out
-    else:  # a direction is no phrase
+    else:
         assert code == 2
         assert "not a phrase" in err
+
+
+def test_the_command_names_the_methods_that_can_be_joined():
+    """The command's list is its own, since help must not wait for torch."""
+    assert discover.METHODS == DISCOVERY_METHODS
 
 
 @pytest.mark.parametrize(
