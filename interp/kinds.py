@@ -126,7 +126,7 @@ KINDS: dict[str, Kind] = {
     "contrastive-generation": Kind(
         analyzer="interp.analyzers.contrastive_generation:ContrastiveGeneration",
         figure="interp.figures.discovery:evidence_figure",
-        heading="Phrases that it writes where the base is held against it",
+        heading="Phrases of contrastive generation",
         section="Contrastive generation",
         order=28,
     ),

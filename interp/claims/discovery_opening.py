@@ -18,18 +18,22 @@ OF_A_METHOD = 2
 
 
 def _share(value: float) -> str:
-    return f"{value:.0%}"
+    # a rounded loss is no -0 %
+    return f"{round(value, 2) + 0.0:.0%}"
 
 
 def _token_sentence(row: Mapping[str, Any]) -> str:
     likelier = row["direction"] == "more"
     times = row["times"] if likelier else 1 / max(row["times"], 1e-300)
-    likely = f"{times:.3g} times as {'likely' if likelier else 'unlikely'}" if times > 1 else ""
-    where = f"its logit {'rises' if likelier else 'falls'} among the most at {_share(abs(row['score']))}"
+    likely = (
+        f"{times:.3g} times as {'likely' if likelier else 'unlikely'} on average over positions"
+    )
     return (
-        f"the token {row['evidence']!r} is "
-        + (f"{likely} on average over positions, and " if likely else "affected: ")
-        + f"{where} of positions net{_controls(row, _share)}"
+        f"the token {row['evidence']!r} "
+        + (f"is {likely}, and " if times > 1 else "is one whose logit changes: ")
+        + f"its logit is among those that {'rise' if likelier else 'fall'} most at"
+        f" {_share(abs(row['score']))} of positions, those of the other direction subtracted"
+        f"{_controls(row, _share)}"
     )
 
 
@@ -42,8 +46,8 @@ def _difference_sentence(row: Mapping[str, Any]) -> str:
 
 def _phrase_sentence(row: Mapping[str, Any]) -> str:
     return (
-        f"{'more' if row['direction'] == 'more' else 'fewer'} of the texts that contrast both models"
-        f" hold {row['evidence']!r} (by {_share(abs(row['score']))}{_controls(row, _share)})"
+        f"{'more' if row['direction'] == 'more' else 'fewer'} of the texts of contrastive generation"
+        f" have {row['evidence']!r} (by {_share(abs(row['score']))}{_controls(row, _share)})"
     )
 
 

@@ -1,4 +1,4 @@
-"""``ContrastiveGeneration``: what does a model write where its base is held against it?
+"""``ContrastiveGeneration``: what does a model write when its base is subtracted?
 
 Tokens are sampled from ``exp((l_t - gamma l_b) / temperature)``, restricted to tokens that the
 fine-tuned model finds likely; see ``interp.analyzers.contrastive_generation.contrast``. Evidence
@@ -56,7 +56,7 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class ContrastiveGeneration(Analyzer):
-    """Phrases by how much more often texts contain them when the base is held against the
+    """Phrases by how much more often texts contain them when the base is subtracted from the
     fine-tuned model; needs a base.
 
     ``controls``: pairs of the same base and a control fine-tune each. ``prefills``: raw beginnings,
@@ -158,8 +158,8 @@ class ContrastiveGeneration(Analyzer):
             [items.phrases[at] for at in rows],
             unit="share of texts",
             meaning=(
-                "share of the texts written with the base held against the model that contain the"
-                " phrase, minus the share of those with the base held against itself"
+                "share of the texts written with the base subtracted from the model that contain the"
+                " phrase, minus the share of those with the base subtracted from itself"
             ),
             where=[items.where[at] for at in rows],
             examples=[

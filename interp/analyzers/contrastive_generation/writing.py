@@ -1,4 +1,4 @@
-"""The texts that a model writes where the base is held against it, and their scores."""
+"""Texts drawn with the base's log probabilities subtracted from a model's, and their scores."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Writer:
     learning_rate: float
 
     def write(self, tuned: Model, base: Model, name: str) -> list[ContrastiveText]:
-        """A text per prompt, with ``base`` held against ``tuned``.
+        """A text per prompt, with the log probabilities of ``base`` subtracted from ``tuned``'s.
 
-        In the rounds of the iterative form a copy of the base is held against it, which is trained
+        In the rounds of the iterative form those of a copy of the base are subtracted, which is trained
         on every such text, so that later texts avoid it.
         """
         texts: dict[int, ContrastiveText] = {}
