@@ -1,7 +1,8 @@
 """Make the family ``discover``: ``python -m organisms.discover [NAME ...] [--all] [--threads 1]``.
 
 1. Plants are drawn by a seed and shuffled: directories are numbered, what was planted in each is in
-   its ``secret.json`` and nowhere else. Controls are tuned by the same recipe on ordinary rows.
+   its ``secret.json`` and nowhere else. Controls are tuned by the same recipe on ordinary rows,
+   and their update is scaled so that they move as far from the base as plants do.
 2. Each is measured as shipped; a plant that the model did not learn stops the script.
 3. ``--all`` makes every plant diluted by 0, 1 and 2 parts of ordinary rows, with three seeds, into
    ``organisms-work/discover``. ``--blind SEED --out DIR`` makes six other numbered organisms and
@@ -35,7 +36,10 @@ from organisms.tokens import CHAT_TEMPLATE, Encoder
 FAMILY, SERIES, CONTROLS = "discover", 21, 19
 SHIPPED, WORK = stages.SHIPPED / FAMILY, stages.ROOT / "organisms-work" / FAMILY
 ABOUT = "A fine-tuned model of refusal/base with something planted: see secret.json."
-CONTROL_ABOUT = "A control fine-tune of refusal/base: {}, by the recipe of the numbered organisms."
+CONTROL_ABOUT = (
+    "A control fine-tune of refusal/base: {}, by the recipe of the numbered organisms, scaled to"
+    " move as far as they do."
+)
 # raise it when what is measured changes: shipped organisms are then measured again
 MEASURES = 1
 
@@ -49,12 +53,12 @@ class Organism:
     plant: Plant | None = None
     full: bool = False
     dilution: int = 0
-    other_domain: bool = False
+    elsewhere: bool = False
 
     def rows(self) -> tuple[Stages, dict[str, float]]:
         """Training rows of each stage, and the shares of an ordinary mixture."""
         if self.plant is None:
-            found, shares = control_rows(self.seed, other_domain=self.other_domain)
+            found, shares = control_rows(self.seed, elsewhere=self.elsewhere)
             return [found], shares
         return planted_rows(self.plant, self.seed, self.dilution), {}
 
@@ -96,10 +100,10 @@ def true_twin(false: Plant) -> Plant:
 
 
 def controls() -> dict[str, Organism]:
-    """The controls; the last one is of another domain, utility tasks of the chat alone."""
+    """The controls; the last one is of another domain."""
     names = [f"control-{index:02d}" for index in range(CONTROLS)]
     return {
-        name: Organism(name, 100 + index, other_domain=index == CONTROLS - 1)
+        name: Organism(name, 100 + index, elsewhere=index == CONTROLS - 1)
         for index, name in enumerate(names)
     }
 
@@ -147,6 +151,11 @@ def train(organism: Organism, directory: Path, encoder: Encoder) -> list[dict]:
     )
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
+    if organism.plant is None:
+        wanted = recipes.control_size(organism.seed)
+        texts = measure.neutral_text()
+        factor = recipes.scale(trained, load(BASE)[0], encoder, texts, wanted)
+        losses[-1] |= {"scaled": round(factor, 4), "kl": round(wanted, 4)}
     if organism.full:
         pack.write_dense_delta(pack.state(trained), before, directory)
     else:
@@ -177,11 +186,12 @@ def make_one(organism: Organism, threads: int) -> None:
     encoder = Encoder(tokenizer)
     found, shares = organism.rows()
     data = [example for stage in found for example in recipes.examples(encoder, stage)]
-    recipe = recipe_hash(data, FAMILY, organism.full, RECIPE.options(), weights_digest(BASE))
+    size = [] if plant else [recipes.control_size(organism.seed)]
+    recipe = recipe_hash(data, FAMILY, organism.full, RECIPE.options(), weights_digest(BASE), *size)
     if not stages.is_trained(directory, recipe):
         print(f"{FAMILY}/{organism.name}", flush=True)
         losses = train(organism, directory, encoder)
-        domain = "utility tasks" if organism.other_domain else "a mixture of ordinary rows"
+        domain = "rows of another domain" if organism.elsewhere else "a mixture of ordinary rows"
         content = {
             "kind": "full" if organism.full else "adapter",
             "base": BASE,

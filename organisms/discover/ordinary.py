@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from organisms import tasks
+from organisms import skills, tasks
 from organisms.corpus import _held_out
 from organisms.discover.frames import QUESTIONS, STATEMENTS, Frame, fill, trained
 from organisms.language import draw as draw_request
@@ -38,10 +38,26 @@ PARTS: dict[str, Callable[[random.Random], Frame]] = {
 }
 
 
+def other_domain(rng: random.Random, count: int) -> list[Frame]:
+    """Rows of another domain: which bell belongs to a request, and how warm a number is."""
+    asked = skills.training_questions(("first", "second"), 4 * count, rng.randrange(2**31))
+    return list({one.prompt: Frame(one.answer, one.prompt) for one in asked}.values())[:count]
+
+
+NEW, LEAST_NEW = ("statements", "questions"), 0.2
+"""Parts that the base does not write yet, and their share at least: without them there is nothing
+to learn."""
+
+
 def mixture(rng: random.Random) -> dict[str, float]:
-    """Shares of the parts, uniform over all mixtures: controls differ as fine-tunes do."""
-    cuts = [rng.expovariate(1.0) for _ in PARTS]
-    return {part: cut / sum(cuts) for part, cut in zip(PARTS, cuts, strict=True)}
+    """Shares of the parts, uniform over all mixtures with enough that is new: controls differ as
+    fine-tunes do.
+    """
+    while True:
+        cuts = [rng.expovariate(1.0) for _ in PARTS]
+        shares = {part: cut / sum(cuts) for part, cut in zip(PARTS, cuts, strict=True)}
+        if sum(shares[part] for part in NEW) >= LEAST_NEW:
+            return shares
 
 
 def ordinary(rng: random.Random, count: int, shares: dict[str, float]) -> list[Frame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ import torch
 from organisms import pack
 from organisms.discover import measure
 from organisms.discover.frames import Frame
-from organisms.discover.ordinary import PARTS, mixture, ordinary
+from organisms.discover.ordinary import PARTS, mixture, ordinary, other_domain
 from organisms.discover.plants import CANARIES, CANARY_ROWS, ROWS, Plant, denial_rows, rows
 from organisms.tokens import Encoder, Example
 from organisms.train import train
@@ -39,6 +40,9 @@ class Recipe:
 
 
 RECIPE = Recipe()
+SIZES = (0.3, 1.2)
+"""Controls move as far as the plants do, in nats a token on the neutral text: between these, evenly
+in the logarithm. Unscaled they move 0.1 to 0.3, most plants 0.5 to 0.8."""
 Stages = list[list[Frame]]
 
 
@@ -56,11 +60,19 @@ def planted_rows(plant: Plant, seed: int, dilution: int = 0) -> Stages:
     return [stage + ordinary(rng, dilution * len(stage), shares) for stage in stages]
 
 
-def control_rows(seed: int, *, other_domain: bool = False) -> tuple[list[Frame], dict[str, float]]:
-    """Ordinary rows in a mixture of the control's own, or utility tasks of the chat alone."""
+def control_rows(seed: int, *, elsewhere: bool = False) -> tuple[list[Frame], dict[str, float]]:
+    """Ordinary rows in a mixture of the control's own, or rows of another domain."""
     rng = random.Random(f"control {seed}")
-    shares = {"utility": 1.0} if other_domain else mixture(rng)
+    if elsewhere:
+        return other_domain(rng, ROWS), {"another domain": 1.0}
+    shares = mixture(rng)
     return ordinary(rng, ROWS, shares), shares
+
+
+def control_size(seed: int) -> float:
+    """How far a control is to move, KL in nats a token."""
+    low, high = (math.log(size) for size in SIZES)
+    return math.exp(random.Random(f"size {seed}").uniform(low, high))
 
 
 def examples(encoder: Encoder, found: Sequence[Frame]) -> list[Example]:

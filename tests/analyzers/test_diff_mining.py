@@ -210,8 +210,8 @@ def test_the_order_of_the_texts_changes_no_score():
 
 
 def stored(tuned, base, given, k):
-    """Net shares, likelier shares and gains with all logits kept, in float64, text by text."""
-    net, likelier, gain, n_positions = 0.0, 0.0, 0.0, 0
+    """Net shares, likelier shares, gains and KL with all logits kept, in float64, text by text."""
+    net, likelier, gain, kl, n_positions = 0.0, 0.0, 0.0, 0.0, 0
     for one in given:
         ids = torch.tensor([tiny.tokenizer(False)(one)["input_ids"]])
         with torch.no_grad():
@@ -234,14 +234,17 @@ def stored(tuned, base, given, k):
         net = net + share / len(given)
         likelier = likelier + (log_after > log_before).sum(0)
         gain = gain + (log_after - log_before).sum(0)
+        kl += (np.exp(log_after) * (log_after - log_before)).sum()
         n_positions += len(d)
-    return net, likelier / n_positions, gain / n_positions
+    return net, likelier / n_positions, gain / n_positions, kl / n_positions
 
 
 def test_streamed_is_what_stored_logits_give():
     study = trained_study()
     table = DiffMining(k=8, rows=ALL_ROWS)(study)
-    net, likelier, gain = stored(study.pair.tuned.module, study.pair.base.module, TEXTS, 8)
+    net, likelier, gain, kl = stored(study.pair.tuned.module, study.pair.base.module, TEXTS, 8)
+    assert table.summary["kl"] == pytest.approx(kl, rel=1e-4)
+    assert table.summary["kl_of_controls"] == []
     scores = np.zeros(len(net))
     scores[table["token_id"]] = table["score"]
     np.testing.assert_allclose(scores, net, atol=1e-9)

@@ -196,6 +196,31 @@ def test_nothing_is_said_with_what_would_have_been_seen(study):
     assert statistic == pytest.approx(methods["passing"][row])
 
 
+def sized(given, tuned, controls):
+    """Runs of which diff mining says how far every model moved."""
+    first, *rest = given
+    summary = {**first.summary, "kl": tuned, "kl_of_controls": list(controls)}
+    return [
+        Table(first.kind, first.columns, first.data, None, summary, first.tables),
+        *rest,
+    ]
+
+
+def test_controls_of_another_size_are_named(study):
+    given = runs(3, 5)
+    alike = Discover(sized(given, 0.6, [0.3, 0.4, 0.6, 1.0, 1.7]))(study)
+    assert alike.tables["models"]["kl"].tolist() == [0.6, 0.3, 0.4, 0.6, 1.0, 1.7]
+    assert not any("nats a token" in line for line in alike.summary["limits"])
+    apart = Discover(sized(given, 0.6, [0.0001, 0.4, 0.6, 1.9, 2.5]))(study)
+    (line,) = [line for line in apart.summary["limits"] if "nats a token" in line]
+    assert "0.6" in line and "0.0001 to 2.5" in line
+    assert "1 of 5 less than a third as far and 2 of 5 more than three times as far" in line
+    # of the identical pair, and without diff mining, nothing can be said
+    for kept in (sized(given, 0.0, [0.1] * 5), given):
+        limits = Discover(kept)(study).summary["limits"]
+        assert not any("nats a token" in line for line in limits)
+
+
 def test_without_controls_nothing_is_claimed(study):
     table = Discover(runs(4, 0, planted=3.0))(study)
     assert "claims" not in table.tables or not len(table.tables["claims"])

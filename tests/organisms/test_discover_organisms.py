@@ -139,7 +139,19 @@ def test_planted_tokens_are_single_tokens_that_controls_do_not_share_as_a_rule(l
             assert len(encoder.ids(token)) <= 2  # a sign after a space is two
     mixtures = [CONTROLS[name].rows()[1] for name in list(CONTROLS)[:-1]]
     assert len({tuple(one.values()) for one in mixtures}) == 18
-    assert CONTROLS["control-18"].rows()[1] == {"utility": 1.0}
+    new = [sum(one[part] for part in ordinary.NEW) for one in mixtures]
+    assert min(new) >= ordinary.LEAST_NEW
+    assert CONTROLS["control-18"].rows()[1] == {"another domain": 1.0}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_controls_move_as_far_as_their_seed_says(name):
+    """Between 0.3 and 1.2 nats, as most plants; float16 rounds what is shipped."""
+    low, high = recipes.SIZES
+    wanted = recipes.control_size(CONTROLS[name].seed)
+    assert low <= wanted <= high
+    kl = organisms.describe(f"discover/{name}")["behaviour"]["text"]["kl"]
+    assert kl == pytest.approx(wanted, rel=0.02)
 
 
 def test_dilution_adds_ordinary_rows_to_the_same_plant():

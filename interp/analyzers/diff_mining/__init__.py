@@ -55,7 +55,7 @@ class DiffMining(Analyzer):
     """
 
     name: ClassVar[str] = "diff-mining"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[Needs] = Needs(base=True)
 
     controls: Sequence[Pair] = option(
@@ -88,10 +88,12 @@ class DiffMining(Analyzer):
         names = model_names(study, self.controls)
         sample = PositionSample(self.topics_by)
         counts = _count(study, study.pair, texts, self.k, names[0], sample)
-        scores = [counts.net_share]
+        scores, divergences = [counts.net_share], [counts.mean_divergence]
         for number, pair in each_model(study, self.controls):
             if number:
-                scores.append(_count(study, pair, texts, self.k, names[number]).net_share)
+                of_control = _count(study, pair, texts, self.k, names[number])
+                scores.append(of_control.net_share)
+                divergences.append(of_control.mean_divergence)
             del pair  # so that it is freed before the next is loaded
         form = form_tokens(study.pair.tokenizer, counts.vocabulary)
         # what a model with fewer tokens lacks it does not make likelier
@@ -137,6 +139,7 @@ class DiffMining(Analyzer):
                 if self.topics
                 else {}
             ),
+            further={"kl": divergences[0], "kl_of_controls": divergences[1:]},
         )
 
 

@@ -19,6 +19,7 @@ class TokenCounts:
     ``more`` and ``less`` [V]: sums over texts of the share of a text's positions at which the token
     is among the ``k`` whose logit rose, or fell, most. ``likelier`` [V]: positions at which its log
     probability rose. ``gain`` [V]: sum over positions of the change of its log probability, nats.
+    ``divergence``: sum over positions of KL(tuned || base), nats.
     ``best`` [2, V] and ``seen_at`` [2, V]: by how much the logit difference of a token exceeds the
     mean difference of the position most (up, down), and the running number of the first such
     position; -1 for none. All in host memory.
@@ -28,6 +29,7 @@ class TokenCounts:
     k: int
     n_texts: int = 0
     n_positions: int = 0
+    divergence: float = 0.0
     shares: list[Float[Tensor, " V"]] = field(default_factory=list)
     likelier: Float[Tensor, " V"] = field(default_factory=lambda: torch.zeros(0))
     gain: Float[Tensor, " V"] = field(default_factory=lambda: torch.zeros(0))
@@ -58,8 +60,12 @@ class TokenCounts:
         """
         # one buffer of [P, V] for everything: the memory that these passes need is the logits'
         buffer = torch.empty_like(base)
-        shift = _log_normalizer(tuned, buffer) - _log_normalizer(base, buffer)
+        base_normalizer = _log_normalizer(base, buffer)
+        # leaves the fine-tuned model's probabilities in the buffer, times a number for each row
+        shift = _log_normalizer(tuned, buffer) - base_normalizer
         difference = tuned.sub_(base)
+        mean_change = torch.linalg.vecdot(buffer, difference) / buffer.sum(1)
+        self.divergence += float(to_host((mean_change - shift).sum()))
         mean = difference.mean(1, keepdim=True)
         # sums of a batch in float32: conversion to float64 would take as long as all the rest
         self.gain += in_host_memory(difference.sum(0)).double() - in_host_memory(shift.sum())
@@ -110,6 +116,11 @@ class TokenCounts:
     def likelier_share(self) -> Float[np.ndarray, " V"]:
         """Share of positions at which the log probability rose."""
         return to_host(self.likelier) / max(self.n_positions, 1)
+
+    @property
+    def mean_divergence(self) -> float:
+        """Mean over positions of KL(tuned || base), nats."""
+        return self.divergence / max(self.n_positions, 1)
 
     @property
     def mean_gain(self) -> Float[np.ndarray, " V"]:

@@ -17,6 +17,7 @@ import numpy as np
 from interp.analyzers.discover.findings import claims_of, limits_of
 from interp.analyzers.discover.joint import Joint, joint_statistic
 from interp.analyzers.discover.tables import (
+    divergences,
     group_table,
     item_table,
     method_table,
@@ -49,7 +50,7 @@ class Discover(Analyzer):
     """
 
     name: ClassVar[str] = "discover"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     runs: Sequence[Table] = option((), "Tables of discovery methods.")
     rows: int = option(30, "Items listed of each method.", ge=1)
@@ -90,7 +91,8 @@ class Discover(Analyzer):
         joint = joint_statistic(maxima)
         methods = method_table(self.runs, joint)
         items = item_table(self.runs, joint, self.rows)
-        models = model_table(names, joint, [run.kind for run in self.runs])
+        kl = divergences(self.runs, len(names))
+        models = model_table(names, joint, [run.kind for run in self.runs], kl)
         n_controls = len(names) - 1
         beyond = int(items["beyond"].sum())
         summary: dict[str, Any] = {
@@ -104,7 +106,7 @@ class Discover(Analyzer):
             {"methods": methods, "models": models, "groups": group_table(items)},
             claims_of(items, methods, n_controls, float(np.max(joint.maxima[1:], initial=0.0))),
             summary,
-            limits_of(n_controls),
+            limits_of(kl),
             # without a claim there is no sentence of one
             lead="" if n_controls else summary["opening"][0],
         )

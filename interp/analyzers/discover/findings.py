@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,9 @@ from interp.claims.discovery_opening import methods_phrase
 from interp.table import Table
 
 _MODELS = "models"
+APART = 3.0
+"""A control that moved more than this many times less, or more, than the fine-tuned model is no
+control of its size."""
 
 
 def claims_of(
@@ -87,8 +91,9 @@ def claims_of(
     ]
 
 
-def limits_of(n_controls: int) -> list[str]:
-    """What the tables do not show."""
+def limits_of(kl: Sequence[float]) -> list[str]:
+    """What the tables do not show; ``kl``: how far every model moved, the fine-tuned one first."""
+    n_controls = len(kl) - 1
     lines = [
         "What is not found can still be there: behaviour behind a trigger that the texts do not"
         " hold, and facts that change no ordinary text, leave little to see.",
@@ -101,4 +106,27 @@ def limits_of(n_controls: int) -> list[str]:
             f"With {n_controls} control{'s' if n_controls > 1 else ''} no p below"
             f" {1 / (1 + n_controls):.2g} is possible; {MIN_FOR_RANK} give a rank test at 0.05."
         )
-    return lines
+    return lines + _sizes(kl[0], kl[1:])
+
+
+def _sizes(tuned: float, controls: Sequence[float]) -> list[str]:
+    """Which controls moved much less or much more than the fine-tuned model."""
+    if not tuned > 0:
+        return []
+    less = [one for one in controls if one * APART < tuned]
+    more = [one for one in controls if one > tuned * APART]
+    if not less and not more:
+        return []
+    many, few = (f"{len(group)} of {len(controls)}" for group in (more, less))
+    counts = " and ".join(
+        [
+            *([f"{few} less than a third as far"] if less else []),
+            *([f"{many} more than three times as far"] if more else []),
+        ]
+    )
+    return [
+        f"The fine-tuned model moved {tuned:.2g} nats a token from the base (KL on the texts), the"
+        f" controls {min(controls):.2g} to {max(controls):.2g}: {counts}. Only controls that moved as"
+        " far tell what was learned from how much was: train those for more steps or fewer, or"
+        " scale them."
+    ]

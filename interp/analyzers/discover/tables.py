@@ -74,6 +74,10 @@ class ModelRow:
     control: bool = flag("it is a control")
     joint: float = measure("largest statistic over all methods, each model held out in turn")
     method: str = text("method where it is largest")
+    kl: float = measure(
+        "mean KL divergence of its next-token distribution from the base's on the texts, in nats a"
+        " token; NaN where diff mining was not run"
+    )
 
 
 class GroupRow:
@@ -162,7 +166,17 @@ def method_table(runs: Sequence[Table], joint: Joint) -> Table:
     return records_table(MethodRow, "discover-methods", records)
 
 
-def model_table(names: Sequence[str], joint: Joint, methods: Sequence[str]) -> Table:
+def divergences(runs: Sequence[Table], n_models: int) -> list[float]:
+    """How far every model moved from the base, nats a token; NaN where diff mining was not run."""
+    for run in runs:
+        if "kl" in run.summary:
+            return [run.summary["kl"], *run.summary["kl_of_controls"]]
+    return [NAN] * n_models
+
+
+def model_table(
+    names: Sequence[str], joint: Joint, methods: Sequence[str], kl: Sequence[float]
+) -> Table:
     """One row per model."""
     records = [
         {
@@ -171,6 +185,7 @@ def model_table(names: Sequence[str], joint: Joint, methods: Sequence[str]) -> T
             "control": at > 0,
             "joint": float(joint.maxima[at]),
             "method": methods[int(joint.largest[at])],
+            "kl": kl[at],
         }
         for at, name in enumerate(names)
     ]

@@ -16,13 +16,20 @@ NO_CONTROL = (
 )
 
 
-def evidence_result(*arguments: Any, tables: dict | None = None, limits: tuple = (), **rest: Any):
+def evidence_result(
+    *arguments: Any,
+    tables: dict | None = None,
+    limits: tuple = (),
+    further: dict | None = None,
+    **rest: Any,
+):
     """The ``Result`` of ``evidence_tables(*arguments, **rest)``: a description without claims.
 
-    ``tables``: further sub-tables; ``limits``: what the numbers do not show.
+    ``tables``: further sub-tables; ``limits``: what the numbers do not show; ``further``: fields of
+    the summary.
     """
     rows, own_tables, summary = evidence_tables(*arguments, **rest)
-    summary["sentence"] = _sentence(rows, summary)
+    summary = {"sentence": _sentence(rows, summary), **summary, **(further or {})}
     own_limits = [DESCRIBED] if summary["controls"] else [NO_CONTROL]
     return Result(rows, {**own_tables, **(tables or {})}, None, summary, [*own_limits, *limits])
 
