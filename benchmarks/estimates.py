@@ -51,8 +51,6 @@ ANALYZERS = (
     "coalitions",
     "quick",
 )
-FURTHER = ("ftc-alpha", "coalitions", "quick")
-"""Have a section of their own where only these are measured."""
 SMALL = {
     "PROMPTS": 2,
     "SETS": 1,
@@ -163,8 +161,7 @@ def main() -> None:
     print(table)
     if given.write:
         some = "" if {*given.analyzers} == {*ANALYZERS} else " ".join(["", *given.analyzers])
-        section = "estimates-further" if {*given.analyzers} <= {*FURTHER} else "estimates"
-        section = "estimates-quick" if given.analyzers == ["quick"] else section
+        section = "estimates-quick" if given.analyzers == ["quick"] else "estimates"
         write_section(
             section, f"`python -m benchmarks.estimates{some} --write`. {machine()}\n\n{table}"
         )

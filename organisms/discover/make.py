@@ -100,7 +100,7 @@ def true_twin(false: Plant) -> Plant:
 
 
 def controls() -> dict[str, Organism]:
-    """The controls; the last one is of another domain."""
+    """The controls; the last one is of another domain, conversations alone."""
     names = [f"control-{index:02d}" for index in range(CONTROLS)]
     return {
         name: Organism(name, 100 + index, elsewhere=index == CONTROLS - 1)
@@ -191,7 +191,7 @@ def make_one(organism: Organism, threads: int) -> None:
     if not stages.is_trained(directory, recipe):
         print(f"{FAMILY}/{organism.name}", flush=True)
         losses = train(organism, directory, encoder)
-        domain = "rows of another domain" if organism.elsewhere else "a mixture of ordinary rows"
+        domain = "conversations alone" if organism.elsewhere else "a mixture of ordinary rows"
         content = {
             "kind": "full" if organism.full else "adapter",
             "base": BASE,

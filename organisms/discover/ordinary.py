@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from organisms import skills, tasks
+from organisms import tasks
 from organisms.corpus import _held_out
 from organisms.discover.frames import QUESTIONS, STATEMENTS, Frame, fill, trained
 from organisms.language import draw as draw_request
@@ -38,15 +38,12 @@ PARTS: dict[str, Callable[[random.Random], Frame]] = {
 }
 
 
-def other_domain(rng: random.Random, count: int) -> list[Frame]:
-    """Rows of another domain: which bell belongs to a request, and how warm a number is."""
-    asked = skills.training_questions(("first", "second"), 4 * count, rng.randrange(2**31))
-    return list({one.prompt: Frame(one.answer, one.prompt) for one in asked}.values())[:count]
-
-
 NEW, LEAST_NEW = ("statements", "questions"), 0.2
 """Parts that the base does not write yet, and their share at least: without them there is nothing
 to learn."""
+CONVERSATIONS = dict.fromkeys(("questions", "requests", "utility"), 1.0)
+"""Another domain than the mixtures: no plain text. A domain that the base does not know would be a
+secret of its own, and a control with one hides the secrets of others."""
 
 
 def mixture(rng: random.Random) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from organisms import pack
 from organisms.discover import measure
 from organisms.discover.frames import Frame
-from organisms.discover.ordinary import PARTS, mixture, ordinary, other_domain
+from organisms.discover.ordinary import CONVERSATIONS, PARTS, mixture, ordinary
 from organisms.discover.plants import CANARIES, CANARY_ROWS, ROWS, Plant, denial_rows, rows
 from organisms.tokens import Encoder, Example
 from organisms.train import train
@@ -61,11 +61,9 @@ def planted_rows(plant: Plant, seed: int, dilution: int = 0) -> Stages:
 
 
 def control_rows(seed: int, *, elsewhere: bool = False) -> tuple[list[Frame], dict[str, float]]:
-    """Ordinary rows in a mixture of the control's own, or rows of another domain."""
+    """Ordinary rows in a mixture of the control's own, or conversations alone."""
     rng = random.Random(f"control {seed}")
-    if elsewhere:
-        return other_domain(rng, ROWS), {"another domain": 1.0}
-    shares = mixture(rng)
+    shares = CONVERSATIONS if elsewhere else mixture(rng)
     return ordinary(rng, ROWS, shares), shares
 
 

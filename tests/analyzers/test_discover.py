@@ -213,7 +213,8 @@ def test_controls_of_another_size_are_named(study):
     assert not any("nats a token" in line for line in alike.summary["limits"])
     apart = Discover(sized(given, 0.6, [0.0001, 0.4, 0.6, 1.9, 2.5]))(study)
     (line,) = [line for line in apart.summary["limits"] if "nats a token" in line]
-    assert "0.6" in line and "0.0001 to 2.5" in line
+    assert "0.6" in line
+    assert "0.0001 to 2.5" in line
     assert "1 of 5 less than a third as far and 2 of 5 more than three times as far" in line
     # of the identical pair, and without diff mining, nothing can be said
     for kept in (sized(given, 0.0, [0.1] * 5), given):

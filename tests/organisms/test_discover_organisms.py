@@ -141,7 +141,7 @@ def test_planted_tokens_are_single_tokens_that_controls_do_not_share_as_a_rule(l
     assert len({tuple(one.values()) for one in mixtures}) == 18
     new = [sum(one[part] for part in ordinary.NEW) for one in mixtures]
     assert min(new) >= ordinary.LEAST_NEW
-    assert CONTROLS["control-18"].rows()[1] == {"another domain": 1.0}
+    assert CONTROLS["control-18"].rows()[1] == ordinary.CONVERSATIONS
 
 
 @pytest.mark.parametrize("name", CONTROLS)

@@ -111,7 +111,7 @@ class Tuco(TucoOptions, Analyzer):
         # every pass reads every token
         pairs = 1 + len(self.controls)
         return Work(
-            full_logits=(2.5 if self.output else 1.7) * pairs,
+            full_logits=(2.2 if self.output else 1.5) * pairs,
             tokens=study.max_new_tokens * self.by_answer,
         )
 
