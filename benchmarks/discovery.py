@@ -154,11 +154,11 @@ def null_rows() -> list[dict[str, str]]:
 
 
 def dilution_rows() -> list[dict[str, str]]:
-    """Each plant with 0, 1 and 2 parts of ordinary text, one seed each."""
+    """Each plant with 1 and 2 parts of ordinary text, one seed each; with none it ships."""
     controls, text = small_controls(), organisms.prompts("refusal", "text", "text")
     rows = []
     for plant in make.drawn(make.SERIES, KINDS, set()):
-        for parts in range(3):
+        for parts in (1, 2):
             name = f"{plant.kind}-{parts}-0"
             place = trained(name, make.Organism(name, 0, plant, dilution=parts))
             secret = json.loads((place / "secret.json").read_text(encoding="utf-8"))
