@@ -15,7 +15,7 @@ from interp.experiments.discovery.evidence import (
     of_shared_items,
 )
 from interp.experiments.discovery.models import each_model, model_names
-from interp.experiments.discovery.prefills import chat_prefills, raw_prefills
+from interp.experiments.discovery.prefills import chat_prefills, chat_questions, raw_prefills
 from interp.experiments.discovery.samples import (
     loss_groups,
     sample_groups,
@@ -30,6 +30,7 @@ __all__ = [
     "EvidenceRow",
     "MaximumRow",
     "chat_prefills",
+    "chat_questions",
     "each_model",
     "evidence_tables",
     "form_tokens",
