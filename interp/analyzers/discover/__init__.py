@@ -35,6 +35,7 @@ DISCOVERY_METHODS = (
     "contrastive-generation",
     "perplexity-differencing",
     "update-directions",
+    "trigger-scan",
 )
 """Kinds of tables that can be joined."""
 

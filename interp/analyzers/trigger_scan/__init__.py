@@ -1,0 +1,218 @@
+"""``TriggerScan``: is there a token that makes the fine-tuned model depart from its base?
+
+A behaviour that begins only after a certain token leaves little to see in texts without it. So every
+token of the vocabulary is tried in fixed prompts, near the beginning of the user's text and at its
+end. First-order gains of the divergence KL(fine-tuned || base) of the next token choose the best
+tokens of every model (as in HotFlip, arXiv 1712.06751), controls included; for the union of these
+the divergence is computed exactly, in every model. A token's score is the divergence with it minus
+that without it, mean over prompts.
+
+No source has this method. Choices of our own: the two places and that the token is inserted, the
+number of prompts and of tokens tried exactly, and ``spread``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, evidence_result, option
+from interp.analyzers.trigger_scan.compute import (
+    best_tokens,
+    candidates,
+    divergences,
+    first_order,
+    slopes,
+    vocabulary_of,
+)
+from interp.analyzers.trigger_scan.examples import answers_with
+from interp.analyzers.trigger_scan.places import Slot, slots
+from interp.errors import OptionError
+from interp.experiments.cost import Work
+from interp.experiments.discovery import (
+    Evidence,
+    each_model,
+    model_names,
+    of_shared_items,
+    token_labels,
+)
+from interp.experiments.same_base import require_same_base
+from interp.models.pair import Pair
+from interp.study import Study
+
+LIMITS = (
+    "A trigger of several tokens, one that needs another place or other prompts, and one whose"
+    " first-order gain is small, are not found.",
+    "A token that changes answers of every kind, such as one of another language, can lie beyond the"
+    " controls without having been planted: read what is answered.",
+)
+
+
+@dataclass(frozen=True)
+class TriggerScan(Analyzer):
+    """Tokens by how much they move the fine-tuned model away from its base; needs a base.
+
+    ``controls``: pairs of the same base and a control fine-tune each. Prompts are ``questions`` in
+    the chat template, by default the shipped ones, and as many beginnings of texts (``prefills``,
+    by default of the study's texts); without a template only these. Returns a table of kind
+    ``trigger-scan``, one row per token and place in order of evidence, with ``controls`` (the
+    largest statistic of every model).
+    """
+
+    name: ClassVar[str] = "trigger-scan"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = Needs(base=True)
+
+    controls: Sequence[Pair] = option(
+        (), "Pairs of the same base and a control fine-tune each.", compare=False
+    )
+    prefills: tuple[str, ...] = option((), "Raw beginnings; none: those of the study's texts.")
+    questions: tuple[str, ...] = option((), "Questions in the chat template; none: the shipped.")
+    prompts: int = option(20, "Prompts in which tokens are tried.", ge=1)
+    positions: tuple[str, ...] = option(
+        ("start", "end"), "Where in the user's text a token is put.", choices=("start", "end")
+    )
+    change: str = option(
+        "insert",
+        "Whether the token is inserted, or replaces the one that stands there.",
+        choices=("insert", "replace"),
+    )
+    best: int = option(
+        200,
+        "Tokens of the largest first-order gain of each model that are tried exactly, shared by the"
+        " positions.",
+        ge=1,
+    )
+    spread: float = option(
+        0.3, "Standard deviation between models that all tokens share, in nats.", ge=1e-6
+    )
+    rows: int = option(100, "Tokens listed.", ge=1)
+    tokens: int = option(12, "Length of the answers shown, in tokens.", ge=1)
+
+    def check(self, known: Known) -> None:
+        """Raise OptionError without a position, or where one is given twice."""
+        super().check(known)
+        if not self.positions or len(set(self.positions)) < len(self.positions):
+            raise OptionError(
+                f"positions of {type(self).__name__} is {self.positions}; give start, end, or both"
+            )
+
+    def require(self, study: Study) -> None:
+        """Raise OptionError or PairError for a study or controls that cannot be compared."""
+        super().require(study)
+        require_same_base(study, self.controls)
+
+    def work(self, study: Study) -> Work:
+        """Gradients over the prompts in every model, and passes of it and the base with each token
+        that is tried: of all models other ones, at most.
+        """
+        models, n_texts = 1 + len(self.controls), max(len(study.prompts("positive")), 1)
+        tried = min(models * self.best, len(self.positions) * len(study.pair.tokenizer))
+        places = len(self.positions) * self.prompts
+        return Work(
+            passes=2 * models * (places + self.prompts * tried) / n_texts,
+            gradients=2 * models * places / n_texts,
+            tokens=self.rows * self.tokens / n_texts,
+        )
+
+    def run(self, study: Study) -> Result:
+        """Rank tokens by gradients in every model, then compute the divergences of the best."""
+        among = slots(
+            study,
+            self.questions,
+            self.prefills,
+            self.prompts,
+            self.positions,
+            self.change == "replace",
+        )
+        names = model_names(study, self.controls)
+        vocabulary = vocabulary_of(study.pair)
+        tried = candidates(study.pair.tokenizer, vocabulary)
+        count = -(-self.best // len(among))
+        union: list[set[int]] = [set() for _ in among]
+        gains = np.zeros((0, 0))
+        for number, pair in each_model(study, self.controls):
+            found = slopes(study, pair, among, names[number])
+            own = first_order(study, pair, found, vocabulary)
+            gains = own if number == 0 else gains
+            union = [a | b for a, b in zip(union, best_tokens(own, tried, count), strict=True)]
+            del pair  # so that it is freed before the next is loaded
+        tokens = [sorted(some) for some in union]
+        scores: list[np.ndarray] = []
+        changes: list[np.ndarray] = []
+        for number, pair in each_model(study, self.controls):
+            found = divergences(study, pair, among, tokens, names[number])
+            of_slots = [part[:, 1:] - part[:, :1] for part in found]
+            scores.append(np.concatenate([part.mean(axis=0) for part in of_slots]))
+            changes = of_slots if number == 0 else changes
+            del pair
+        items = [(at, token) for at, some in enumerate(tokens) for token in some]
+        stacked = np.stack(scores)
+        # a token that brings the models closer together triggers nothing
+        evidence = of_shared_items(np.maximum(stacked, 0.0), self.spread, limit=self.rows)
+        evidence = replace(evidence, controls=stacked[1:, evidence.rows])
+        return self._result(study, names, evidence, items, among, changes, gains)
+
+    def _result(
+        self,
+        study: Study,
+        names: Sequence[str],
+        evidence: Evidence,
+        items: Sequence[tuple[int, int]],
+        among: Sequence[Slot],
+        changes: Sequence[Float[np.ndarray, "prompts tokens"]],
+        gains: Float[np.ndarray, "S V"],
+    ) -> Result:
+        first = np.cumsum([0, *(part.shape[1] for part in changes)])
+        listed = [items[row] for row in evidence.rows]
+        by_prompt = [
+            changes[slot][:, row - first[slot]]
+            for row, (slot, _) in zip(evidence.rows, listed, strict=True)
+        ]
+        # the prompt in which the token does most
+        shown = [
+            (among[slot].places[int(moved.argmax())], token)
+            for moved, (slot, token) in zip(by_prompt, listed, strict=True)
+        ]
+        answers = answers_with(study, shown, self.tokens)
+        labels = token_labels(study.pair.tokenizer, [token for _, token in items])
+        extra = {
+            "token_id": ([token for _, token in listed], "key", "token id"),
+            "first_order": (
+                np.array([gains[item] for item in listed], np.float64),
+                "measure",
+                "its gain by the gradient, against the token at which the gradient was taken",
+                "nats",
+            ),
+            "prompts_moved": (
+                np.array([(moved > 0).mean() for moved in by_prompt], np.float64),
+                "measure",
+                "share of the prompts in which the divergence grows",
+            ),
+            "answer": (
+                [one.answer for one in answers],
+                "text",
+                "what the fine-tuned model answers to the example",
+            ),
+        }
+        return evidence_result(
+            self.name,
+            evidence,
+            names,
+            [labels[row] for row in evidence.rows],
+            unit="nats",
+            meaning=(
+                "KL(fine-tuned || base) of the next token with the token in the prompt minus"
+                " without it, mean over prompts"
+            ),
+            where=[among[slot].where for slot, _ in listed],
+            examples=[one.example for one in answers],
+            largest_labels=[
+                f"{labels[item]} ({among[items[item][0]].where})" if item >= 0 else ""
+                for item in evidence.largest
+            ],
+            extra=extra,
+            limits=LIMITS,
+        )
