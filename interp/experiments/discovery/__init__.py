@@ -11,6 +11,7 @@ from interp.experiments.discovery.evidence import (
     EvidenceRow,
     MaximumRow,
     evidence_tables,
+    finite_number,
     of_own_items,
     of_shared_items,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "chat_questions",
     "each_model",
     "evidence_tables",
+    "finite_number",
     "form_tokens",
     "loss_groups",
     "model_names",
