@@ -162,7 +162,7 @@ class TriggerScan(Analyzer):
         evidence: Evidence,
         items: Sequence[tuple[int, int]],
         among: Sequence[Slot],
-        changes: Sequence[Float[np.ndarray, "prompts tokens"]],
+        changes: Sequence[Float[np.ndarray, "_ _"]],
         gains: Float[np.ndarray, "S V"],
     ) -> Result:
         first = np.cumsum([0, *(part.shape[1] for part in changes)])

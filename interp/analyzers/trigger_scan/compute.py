@@ -153,7 +153,7 @@ def divergences(
     among: Sequence[Slot],
     tokens: Sequence[Sequence[int]],
     name: str,
-) -> list[Float[np.ndarray, "prompts _"]]:
+) -> list[Float[np.ndarray, "_ _"]]:
     """Divergence of the prompts of every slot with each of its ``tokens``, nats: by slot an array
     [prompts, 1 + tokens], its first column without a token.
     """
