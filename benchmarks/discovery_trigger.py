@@ -2,8 +2,8 @@
 
 Numbered organisms of the family ``discover`` against its 19 control fine-tunes, by ``TriggerScan``
 alone: one with a planted trigger, others without. The trigger is the string in the organism's
-``secret.json``. Once with the tokens that first-order gains choose, once with every token of the
-vocabulary (768) tried exactly, which tells a miss of the gradient from one of the statistic.
+``secret.json``. Tokens are chosen by exact gains in two prompts of each kind, which is the default
+of so small a vocabulary (768), and by first-order gains.
 """
 
 import json
@@ -22,23 +22,22 @@ from interp.study import Study
 from interp.table import Table
 
 BASE, FAMILY, CONTROLS = "organism:refusal/base", "discover", 19
-TEXTS, PROMPTS = 60, 20
-BEST = (200, 4 * 768)
-"""Tokens tried exactly per model: the default, and all of the small vocabulary at four places."""
+TEXTS, PROMPTS, BEST = 60, 20, 200
+CHOICES = ("exact", "gradient")
 NAMES = ("10", "06", "08")
-SMALL = {"CONTROLS": 2, "TEXTS": 8, "PROMPTS": 2, "BEST": (8,), "NAMES": ("10",)}
+SMALL = {"CONTROLS": 2, "TEXTS": 8, "PROMPTS": 2, "BEST": 8, "NAMES": ("10",)}
 
 
-def scanned(name: str, controls: Sequence[Pair], best: int) -> Table:
+def scanned(name: str, controls: Sequence[Pair], choose: str) -> Table:
     """The trigger scan of one organism."""
     pair = Pair.load(f"organism:{FAMILY}/{name}", BASE)
     text = organisms.prompts("refusal", "text", "text")
     prompts = OneClass(read_prompts(text, "prompt", "text")).limit(TEXTS)
-    scan = TriggerScan(controls=controls, prompts=PROMPTS, best=best, rows=best)
+    scan = TriggerScan(controls=controls, prompts=PROMPTS, choose=choose, best=BEST, rows=10 * BEST)
     return scan(Study(pair, prompts, None))
 
 
-def row_of(name: str, table: Table, best: int, seconds: float) -> dict[str, Any]:
+def row_of(name: str, table: Table, choose: str, seconds: float) -> dict[str, Any]:
     """What the table says of the planted trigger, and of all tokens."""
     place = organisms.data_root() / "organisms" / FAMILY / name / "secret.json"
     secret = json.loads(place.read_text(encoding="utf-8"))
@@ -47,7 +46,7 @@ def row_of(name: str, table: Table, best: int, seconds: float) -> dict[str, Any]
     first = hits[0] if hits else None
     return {
         "planted": secret["kind"] + (f" {sign!r}" if sign else ""),
-        "tried per model": str(best),
+        "chosen by": choose,
         "place of the trigger": "–" if not sign else str(first["place"]) if first else "not listed",
         "its statistic": f"{first['statistic']:.1f}" if first else "–",
         "where": first["where"] if first else "–",
@@ -63,11 +62,11 @@ def main() -> None:
     options = CommandLine(globals(), SMALL).read()
     controls = [Pair.load(f"organism:{FAMILY}/control-{at:02d}", BASE) for at in range(CONTROLS)]
     rows = []
-    for best in BEST:
+    for choose in CHOICES:
         for name in NAMES:
             started = time.perf_counter()
-            table = scanned(name, controls, best)
-            rows.append(row_of(name, table, best, time.perf_counter() - started))
+            table = scanned(name, controls, choose)
+            rows.append(row_of(name, table, choose, time.perf_counter() - started))
             print(rows[-1], flush=True)
     text = markdown(rows, list(rows[0]))
     text += f"\n\n{CONTROLS} controls, {PROMPTS} prompts. {machine()}\n"

@@ -281,9 +281,7 @@ def analyzers_of(
             floor=min(20, tokens),
         ),
         "update-directions": lambda: UpdateDirections(controls=controls, **truncation),
-        "trigger-scan": lambda: TriggerScan(
-            controls=controls, prefills=prefills, questions=questions, **scan
-        ),
+        "trigger-scan": lambda: TriggerScan(controls=controls, questions=questions, **scan),
     }
     return [makes[name]() for name in (*METHODS, *ON_REQUEST) if name in methods]
 

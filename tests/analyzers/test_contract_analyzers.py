@@ -228,7 +228,7 @@ def trait_screening(study, _, unit):
 
 
 def trigger_scan(study, _, unit):
-    return TriggerScan(prompts=2, best=8, tokens=3)
+    return TriggerScan(prompts=2, best=8, choose="gradient", tokens=3)
 
 
 def monitor(study, _, unit):

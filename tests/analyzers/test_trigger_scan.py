@@ -14,11 +14,12 @@ from interp.analyzers.trigger_scan.compute import (
     candidates,
     divergences,
     entering,
+    exact_gains,
     first_order,
     slopes,
 )
-from interp.analyzers.trigger_scan.places import slots
-from interp.errors import OptionError, PromptError
+from interp.analyzers.trigger_scan.places import first_sentence, slots
+from interp.errors import OptionError
 from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet
 from interp.study import Study
@@ -92,12 +93,13 @@ def without_trigger(base):
 # ------------------------------------------------------------------------------- planted and silent
 
 
-def test_a_planted_trigger_is_first(base):
+@pytest.mark.parametrize("choose", ["gradient", "exact"])
+def test_a_planted_trigger_is_first(base, choose):
     controls = [
         pair_of(tiny.perturbed(without_trigger(base), 0.005, seed), base) for seed in range(3)
     ]
     study = study_of(tiny.perturbed(triggered(base, "paint"), 0.005, 9), base)
-    table = scan(controls=controls, best=80)(study)
+    table = scan(controls=controls, best=80, choose=choose)(study)
     assert table["evidence"][0] == " paint"
     assert table["score"][0] > 2 * table["control_high"][0]
     maxima = table.tables["controls"]["maximum"]
@@ -137,7 +139,7 @@ def test_gains_are_finite_differences(family, change):
     base = tiny.exact(tiny.FAMILIES[family](3))
     tuned = tiny.exact(tiny.perturbed(base, 0.05))
     study = study_of(tuned, base)
-    among = slots(study, ("open the door",), (), 2, ("start", "end"), change == "replace")
+    among = slots(study, ("open the door",), 2, ("start", "end"), change == "replace")
     gains = first_order(study, study.pair, slopes(study, study.pair, among, ""), 60)
     tables = [model.get_input_embeddings() for model in (tuned, base)]
     step = 1e-5
@@ -163,7 +165,7 @@ def test_gains_are_finite_differences(family, change):
 
 def test_a_token_in_its_own_place_gains_nothing(base):
     study = study_of(tiny.perturbed(base, 0.05), base)
-    among = slots(study, ("open the door",), (), 2, ("end",), True)
+    among = slots(study, ("open the door",), 2, ("end",), True)
     gains = first_order(study, study.pair, slopes(study, study.pair, among, ""), 60)
     for slot, row in zip(among, gains, strict=True):
         (place,) = slot.places
@@ -188,7 +190,7 @@ def test_scores_are_those_of_an_oracle(base, change):
     study = study_of(tuned, base)
     table = scan(best=40, change=change, rows=ALL)(study)
     replaces = change == "replace"
-    among = slots(study, ("open the door", "close a window ?"), (), 4, ("start", "end"), replaces)
+    among = slots(study, ("open the door", "close a window ?"), 4, ("start", "end"), replaces)
     assert [slot.where for slot in among] == WHERE
     places = {slot.where: slot.places for slot in among}
     assert len(table) > 4
@@ -204,7 +206,7 @@ def test_scores_are_those_of_an_oracle(base, change):
 
 def test_places_are_in_the_users_text(base):
     study = study_of(base, base)
-    among = slots(study, ("open the door",), ("please tell me",), 2, ("start", "end"), False)
+    among = slots(study, ("open the door",), 2, ("start", "end"), False)
     start, end, raw_start, raw_end = (slot.places[0] for slot in among)
     decode = tiny.tokenizer().decode
     gate = token_id("gates")
@@ -213,7 +215,7 @@ def test_places_are_in_the_users_text(base):
     assert raw_start.at == 1  # not at the first position
     assert raw_end.with_token(gate) == (*raw_end.ids, gate)
     assert tuple(map(decode, end.parts())) == ("open the door", "")
-    among = slots(study, ("open the door",), ("please tell me",), 2, ("start", "end"), True)
+    among = slots(study, ("open the door",), 2, ("start", "end"), True)
     start, end = (slot.places[0] for slot in among[:2])
     assert [len(place.with_token(gate)) for place in (start, end)] == [len(start.ids)] * 2
     assert decode(end.with_token(gate)) == "<|user|>open the gates<|end|><|assistant|>"
@@ -222,11 +224,9 @@ def test_places_are_in_the_users_text(base):
 
 def test_without_a_template_all_prompts_are_beginnings(base):
     study = study_of(base, base, template=False)
-    among = slots(study, ("open the door",), (), 4, ("end",), False)
+    among = slots(study, ("open the door",), 4, ("end",), False)
     assert [slot.where for slot in among] == ["raw text, end"]
     assert len(among[0].places) == 4
-    with pytest.raises(PromptError, match="no token"):
-        slots(study, (), ("",), 2, ("end",), False)
 
 
 def test_special_tokens_are_no_candidates(base):
@@ -234,16 +234,55 @@ def test_special_tokens_are_no_candidates(base):
     assert not tried[:4].any()  # pad, end, user, assistant
     assert tried[4 : len(tiny.tokenizer())].all()
     assert not tried[len(tiny.tokenizer()) :].any()
+
+
+def test_tokens_are_chosen_beyond_the_other_models():
+    tried = np.arange(8) > 3
     gains = np.array([[9.0, 9, 9, 9, 1, 3, 2, 3]])
-    assert best_tokens(gains, tried[:8], 2) == [{5, 7}]
-    assert best_tokens(gains, tried[:8], 9) == [{4, 5, 6, 7}]
+    assert best_tokens(gains[None], tried, 2) == [[5, 7]]
+    assert best_tokens(gains[None], tried, 9) == [[4, 5, 6, 7]]
+    other = np.array([[0.0, 0, 0, 0, 1, 3, 0, 5]])
+    # beyond the other one by 0, 0, 2 and -2
+    assert best_tokens(np.stack([gains, other]), tried, 1) == [[6, 7]]
+    assert best_tokens(np.stack([other, gains]), tried, 1) == [[6, 7]]
+
+
+def test_exact_gains_are_scores_of_few_prompts(base):
+    study = study_of(tiny.perturbed(base, 0.05), base)
+    among = slots(study, ("open the door",), 4, ("end",), False)
+    tried = candidates(tiny.tokenizer(), len(tiny.tokenizer()))
+    gains = exact_gains(study, study.pair, among, tried, 1, "")
+    assert (gains[:, ~tried] == 0).all()
+    tuned = study.pair.tuned.module
+    for slot, row in zip(among, gains, strict=True):
+        place = slot.places[0]
+        wanted = kl(tuned, base, place.with_token(40)) - kl(tuned, base, place.ids)
+        assert row[40] == pytest.approx(wanted, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("choose", ["gradient", "exact"])
+def test_both_choices_score_alike(base, choose):
+    """They choose other tokens, whose scores are of all prompts in any case."""
+    study = study_of(tiny.perturbed(base, 0.05), base)
+    table = scan(choose=choose, best=40)(study)
+    whole = scan(best=ALL, rows=ALL)(study)
+    key = ("token_id", "where")
+    scores = {tuple(row[name] for name in key): row["score"] for row in whole.rows()}
+    assert len(table) > 4
+    for row in table.rows():
+        assert row["score"] == pytest.approx(scores[row["token_id"], row["where"]], abs=1e-5)
+
+
+def test_sentences_are_whole(base):
+    assert first_sentence(" Is it 3.5? Yes. ") == "Is it 3.5?"
+    assert first_sentence("no stop here") == "no stop here"
 
 
 def test_batches_change_nothing(base):
     tuned = tiny.perturbed(base, 0.05)
-    one = scan(best=20)(study_of(tuned, base))
+    one = scan(best=20, choose="gradient")(study_of(tuned, base))
     for size in (1, 7):
-        other = scan(best=20)(study_of(tuned, base, batch_size=size))
+        other = scan(best=20, choose="gradient")(study_of(tuned, base, batch_size=size))
         assert other["token_id"].tolist() == one["token_id"].tolist()
         assert other["where"].tolist() == one["where"].tolist()
         np.testing.assert_allclose(other["score"], one["score"], atol=1e-5)
@@ -263,7 +302,7 @@ def test_every_model_is_scored_on_the_tokens_of_all(base):
 def test_divergences_begin_with_the_prompt_alone(base):
     tuned = tiny.perturbed(base, 0.05)
     study = study_of(tuned, base)
-    among = slots(study, (), (), 3, ("end",), False)
+    among = slots(study, (), 3, ("end",), False)
     found = divergences(study, study.pair, among, [[], [8]], "")
     for slot, values in zip(among, found, strict=True):
         wanted = [kl(tuned, base, place.ids) for place in slot.places]
@@ -282,8 +321,10 @@ def test_options_that_cannot_be_used_are_refused(base):
 
 def test_work_grows_with_the_tokens_tried(base):
     study = study_of(base, base)
-    few, many = (scan(best=best).work(study) for best in (4, 40))
+    few, many = (scan(best=best, choose="gradient").work(study) for best in (4, 40))
     assert many.passes > 5 * few.passes
     assert few.gradients == many.gradients > 0
-    with_controls = scan(best=4, controls=[study.pair] * 3).work(study)
+    with_controls = scan(best=4, choose="gradient", controls=[study.pair] * 3).work(study)
     assert with_controls.passes > 4 * few.passes
+    assert scan(best=4).work(study).passes > few.passes
+    assert scan(best=4).work(study).gradients == 0

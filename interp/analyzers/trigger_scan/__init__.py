@@ -2,13 +2,16 @@
 
 A behaviour that begins only after a certain token leaves little to see in texts without it. So every
 token of the vocabulary is tried in fixed prompts, near the beginning of the user's text and at its
-end. First-order gains of the divergence KL(fine-tuned || base) of the next token choose the best
-tokens of every model (as in HotFlip, arXiv 1712.06751), controls included; for the union of these
-the divergence is computed exactly, in every model. A token's score is the divergence with it minus
-that without it, mean over prompts.
+end. The best tokens of every model, controls included, are chosen by their first-order gain of the
+divergence KL(fine-tuned || base) of the next token (as in HotFlip, arXiv 1712.06751), or by their
+exact gain in a few prompts; for the union of these the divergence is computed exactly, in every
+model. A token's score is the divergence with it minus that without it, mean over prompts.
 
-No source has this method. Choices of our own: the two places and that the token is inserted, the
-number of prompts and of tokens tried exactly, and ``spread``.
+No source has this method. Choices of our own: the two places, that the token is inserted, whole
+sentences as texts, the number of prompts and of tokens tried exactly, and ``spread``, the median
+over tokens of the standard deviation between control fine-tunes of the small base. Where both
+models agree the divergence is at its minimum and has no slope, so that first-order gains can miss a
+dormant trigger: where the vocabulary is small, exact gains choose.
 """
 
 from collections.abc import Sequence
@@ -23,6 +26,7 @@ from interp.analyzers.trigger_scan.compute import (
     best_tokens,
     candidates,
     divergences,
+    exact_gains,
     first_order,
     slopes,
     vocabulary_of,
@@ -42,9 +46,11 @@ from interp.experiments.same_base import require_same_base
 from interp.models.pair import Pair
 from interp.study import Study
 
+SMALL = 4096
+"""Tokens of a vocabulary up to which exact gains choose."""
 LIMITS = (
-    "A trigger of several tokens, one that needs another place or other prompts, and one whose"
-    " first-order gain is small, are not found.",
+    "A trigger of several tokens, one that needs another place or other prompts, are not"
+    " found; nor, where gradients choose the tokens, is one whose first-order gain is small.",
     "A token that changes answers of every kind, such as one of another language, can lie beyond the"
     " controls without having been planted: read what is answered.",
 )
@@ -55,8 +61,8 @@ class TriggerScan(Analyzer):
     """Tokens by how much they move the fine-tuned model away from its base; needs a base.
 
     ``controls``: pairs of the same base and a control fine-tune each. Prompts are ``questions`` in
-    the chat template, by default the shipped ones, and as many beginnings of texts (``prefills``,
-    by default of the study's texts); without a template only these. Returns a table of kind
+    the chat template, by default the shipped ones, and as many first sentences of the study's
+    texts; without a template only these. Returns a table of kind
     ``trigger-scan``, one row per token and place in order of evidence, with ``controls`` (the
     largest statistic of every model).
     """
@@ -68,7 +74,6 @@ class TriggerScan(Analyzer):
     controls: Sequence[Pair] = option(
         (), "Pairs of the same base and a control fine-tune each.", compare=False
     )
-    prefills: tuple[str, ...] = option((), "Raw beginnings; none: those of the study's texts.")
     questions: tuple[str, ...] = option((), "Questions in the chat template; none: the shipped.")
     prompts: int = option(20, "Prompts in which tokens are tried.", ge=1)
     positions: tuple[str, ...] = option(
@@ -79,9 +84,16 @@ class TriggerScan(Analyzer):
         "Whether the token is inserted, or replaces the one that stands there.",
         choices=("insert", "replace"),
     )
+    choose: str = option(
+        "auto",
+        "What chooses the tokens: first-order gains (gradient), or the exact gain of every token in"
+        " the first prompts (exact); auto is exact up to a vocabulary of 4,096.",
+        choices=("auto", "gradient", "exact"),
+    )
+    first: int = option(2, "Prompts of each kind in which exact gains choose.", ge=1)
     best: int = option(
         200,
-        "Tokens of the largest first-order gain of each model that are tried exactly, shared by the"
+        "Tokens of each model that are tried in all prompts, divided among kinds of prompts and"
         " positions.",
         ge=1,
     )
@@ -105,41 +117,42 @@ class TriggerScan(Analyzer):
         require_same_base(study, self.controls)
 
     def work(self, study: Study) -> Work:
-        """Gradients over the prompts in every model, and passes of it and the base with each token
-        that is tried: of all models other ones, at most.
+        """Choice of the tokens in every model, and passes of it and the base with each token that
+        is tried: of all models other ones, at most.
         """
         models, n_texts = 1 + len(self.controls), max(len(study.prompts("positive")), 1)
-        tried = min(models * self.best, len(self.positions) * len(study.pair.tokenizer))
-        places = len(self.positions) * self.prompts
+        vocabulary = len(study.pair.tokenizer)
+        kinds = 1 + (study.pair.tokenizer.chat_template is not None)
+        places, n_slots = len(self.positions) * self.prompts, len(self.positions) * kinds
+        tried = min(models * self.best / n_slots, vocabulary)
+        few = min(self.first, self.prompts) * n_slots
+        exact = self._is_exact(vocabulary)
         return Work(
-            passes=2 * models * (places + self.prompts * tried) / n_texts,
-            gradients=2 * models * places / n_texts,
+            passes=2 * models * (places * tried + few * vocabulary * exact) / n_texts,
+            gradients=0 if exact else 4 * models * places / n_texts,
             tokens=self.rows * self.tokens / n_texts,
         )
 
+    def _is_exact(self, vocabulary: int) -> bool:
+        return self.choose == "exact" or (self.choose == "auto" and vocabulary <= SMALL)
+
     def run(self, study: Study) -> Result:
-        """Rank tokens by gradients in every model, then compute the divergences of the best."""
-        among = slots(
-            study,
-            self.questions,
-            self.prefills,
-            self.prompts,
-            self.positions,
-            self.change == "replace",
-        )
+        """Choose tokens in every model, then compute the divergences of all chosen ones."""
+        among = slots(study, self.questions, self.prompts, self.positions, self.change == "replace")
         names = model_names(study, self.controls)
         vocabulary = vocabulary_of(study.pair)
         tried = candidates(study.pair.tokenizer, vocabulary)
-        count = -(-self.best // len(among))
-        union: list[set[int]] = [set() for _ in among]
-        gains = np.zeros((0, 0))
+        of_models = []
         for number, pair in each_model(study, self.controls):
-            found = slopes(study, pair, among, names[number])
-            own = first_order(study, pair, found, vocabulary)
-            gains = own if number == 0 else gains
-            union = [a | b for a, b in zip(union, best_tokens(own, tried, count), strict=True)]
+            if self._is_exact(vocabulary):
+                own = exact_gains(study, pair, among, tried, self.first, names[number])
+            else:
+                found = slopes(study, pair, among, names[number])
+                own = first_order(study, pair, found, vocabulary)
+            of_models.append(own)
             del pair  # so that it is freed before the next is loaded
-        tokens = [sorted(some) for some in union]
+        gains = np.stack(of_models)
+        tokens = best_tokens(gains, tried, -(-self.best // len(among)))
         scores: list[np.ndarray] = []
         changes: list[np.ndarray] = []
         for number, pair in each_model(study, self.controls):
@@ -153,7 +166,7 @@ class TriggerScan(Analyzer):
         # a token that brings the models closer together triggers nothing
         evidence = of_shared_items(np.maximum(stacked, 0.0), self.spread, limit=self.rows)
         evidence = replace(evidence, controls=stacked[1:, evidence.rows])
-        return self._result(study, names, evidence, items, among, changes, gains)
+        return self._result(study, names, evidence, items, among, changes, gains[0])
 
     def _result(
         self,
@@ -180,10 +193,10 @@ class TriggerScan(Analyzer):
         labels = token_labels(study.pair.tokenizer, [token for _, token in items])
         extra = {
             "token_id": ([token for _, token in listed], "key", "token id"),
-            "first_order": (
+            "first_gain": (
                 np.array([gains[item] for item in listed], np.float64),
                 "measure",
-                "its gain by the gradient, against the token at which the gradient was taken",
+                "its gain that chose it: by the gradient, or in the first prompts",
                 "nats",
             ),
             "prompts_moved": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -139,12 +139,38 @@ def candidates(tokenizer: Tokenizer, vocabulary: int) -> Bool[np.ndarray, " V"]:
 
 
 def best_tokens(
-    gains: Float[np.ndarray, "S V"], tried: Bool[np.ndarray, " V"], count: int
-) -> list[set[int]]:
-    """At each slot the ``count`` tokens with the largest first-order gains; ties by token."""
-    allowed = np.where(tried, gains, -np.inf)
-    orders = [np.argsort(-row, kind="stable") for row in allowed]
-    return [{int(v) for v in order[:count] if tried[v]} for order in orders]
+    gains: Float[np.ndarray, "M S V"], tried: Bool[np.ndarray, " V"], count: int
+) -> list[list[int]]:
+    """At each slot the union of every model's ``count`` best tokens, in order: by how far the
+    model's gain is beyond the mean of the other models; ties by token.
+
+    All models choose in the same way, so that none of them is favoured.
+    """
+    n_models = len(gains)
+    others = (gains.sum(axis=0) - gains) / max(n_models - 1, 1)
+    beyond = np.where(tried, gains - others, -np.inf)
+    order = np.argsort(-beyond, axis=-1, kind="stable")[..., : min(count, int(tried.sum()))]
+    return [np.unique(of_slot).tolist() for of_slot in order.transpose(1, 0, 2)]
+
+
+def exact_gains(
+    study: Study,
+    pair: Pair,
+    among: Sequence[Slot],
+    tried: Bool[np.ndarray, " V"],
+    count: int,
+    name: str,
+) -> Float[np.ndarray, "S V"]:
+    """Gain of every token that is tried in the first ``count`` prompts of every slot, exactly; 0
+    for other tokens.
+    """
+    tokens = np.flatnonzero(tried)
+    few = [replace(slot, places=slot.places[:count]) for slot in among]
+    found = divergences(study, pair, few, [tokens.tolist()] * len(few), name)
+    gains = np.zeros((len(few), len(tried)))
+    for row, values in zip(gains, found, strict=True):
+        row[tokens] = (values[:, 1:] - values[:, :1]).mean(axis=0)
+    return gains
 
 
 def divergences(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from interp.prompts import CONTENT, special_ids
 from interp.study import Study
 
 RAW, CHAT = "raw text", "chat"
+LONGEST = 40
+"""Tokens of a sentence at most."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,18 @@ class Slot:
 def slots(
     study: Study,
     questions: Sequence[str],
-    prefills: Sequence[str],
     count: int,
     positions: Sequence[str],
     replaces: bool,
 ) -> list[Slot]:
-    """Every position in questions in the chat template, and in beginnings of texts.
+    """Every position in questions in the chat template, and in the first sentences of the study's
+    texts.
 
     Half of the ``count`` prompts are ``questions``, none where there is no template; the others are
-    beginnings as in ``raw_prefills``. Kinds of prompts are kept apart, since what every fine-tuned
-    model changes in one of them would hide what one of them changes in the other. The text of a
-    question is the user's; the start of a beginning is after its first token, since the first
-    position of a text is an attention sink in many models.
+    sentences, since a token after half of one disturbs any model. Kinds of prompts are kept apart:
+    what every fine-tuned model changes in one of them would hide what one of them changes in the
+    other. The text of a question is the user's; the start of a sentence is after its first token,
+    since the first position of a text is an attention sink in many models.
     """
     chat: list[tuple[tuple[int, ...], int, int]] = []
     for coded in chat_questions(study, questions)[: count // 2]:
@@ -71,7 +74,9 @@ def slots(
             chat.append((coded.ids, int(columns[0]), int(columns[-1]) + 1))
     raw = []
     special = special_ids(study.pair.tokenizer)
-    for ids in raw_prefills(study, prefills, count - len(chat), study.seed):
+    sentences = [first_sentence(prompt.text) for prompt in study.prompts("positive")]
+    for whole in raw_prefills(study, sentences, count - len(chat), study.seed):
+        ids = whole[:LONGEST]
         start = next((at for at, one in enumerate(ids) if one not in special), 0)
         raw.append((ids, start, len(ids)))
     return [
@@ -83,6 +88,11 @@ def slots(
         for position in positions
         if texts
     ]
+
+
+def first_sentence(text: str) -> str:
+    """A text up to the first full stop, question or exclamation mark before white space."""
+    return re.split(r"(?<=[.!?])\s", text.strip(), maxsplit=1)[0]
 
 
 def _place(ids: tuple[int, ...], start: int, stop: int, position: str, replaces: bool) -> Place:
