@@ -21,7 +21,7 @@ NAMES = (
     ),
     *("real_methods", "real_figures", "real_baselines", "real_graft", "real_latents"),
     *("false_support", "cost", "memory", "cost_peers", "estimates"),
-    *("discovery_cost", "discovery"),
+    *("discovery_cost", "discovery", "discovery_trigger"),
 )
 
 if __name__ == "__main__":

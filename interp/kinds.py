@@ -174,6 +174,20 @@ KINDS: dict[str, Kind] = {
         section="What any finding has to be more than",
         order=34,
     ),
+    "trigger-scan": Kind(
+        analyzer="interp.analyzers.trigger_scan:TriggerScan",
+        figure="interp.figures.discovery:evidence_figure",
+        heading="Tokens that make it depart from the base",
+        section="Trigger scan",
+        order=35,
+    ),
+    "trait-screening": Kind(
+        analyzer="interp.analyzers.trait_screening:TraitScreening",
+        figure="interp.figures.trait_shift:trait_screening_figure",
+        heading="Rows along the trait",
+        section="Screening of rows by a trait",
+        order=36,
+    ),
     "compare": Kind(
         analyzer="interp.analyzers.compare:Compare",
         replayable=True,

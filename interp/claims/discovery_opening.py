@@ -67,12 +67,21 @@ def _direction_sentence(row: Mapping[str, Any]) -> str:
     )
 
 
+def _trigger_sentence(row: Mapping[str, Any]) -> str:
+    return (
+        f"with the token {row['evidence']!r} in a prompt ({row['where']}) it departs further from"
+        f" the base than without, by {row['score']:.2g} nats{_controls(row, _number)}:"
+        f" {row['example'][:160]!r}"
+    )
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "diff-mining": _token_sentence,
     "activation-difference": _difference_sentence,
     "contrastive-generation": _phrase_sentence,
     "perplexity-differencing": _sample_sentence,
     "update-directions": _direction_sentence,
+    "trigger-scan": _trigger_sentence,
 }
 
 

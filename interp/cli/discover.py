@@ -25,8 +25,10 @@ METHODS = (
     "perplexity-differencing",
     "update-directions",
 )
+ON_REQUEST = ("trigger-scan",)
+"""Methods that ``--methods all`` leaves out: they take longer than the others together."""
 DEPTHS = (0.5, 1.0)
-QUICK = {"texts": 100, "samples": 50, "prefills": 8, "ranks": (1, 4)}
+QUICK = {"texts": 100, "samples": 50, "prefills": 8, "ranks": (1, 4), "tried": 48}
 """What --quick takes in place of the defaults."""
 _FILE: dict[str, Any] = {"metavar": "FILE"}
 
@@ -102,7 +104,7 @@ def command(
     *,
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     methods: Annotated[
-        str, typer.Option(metavar="NAME,...", help=f"Methods: {', '.join(METHODS)}; all.")
+        str, typer.Option(metavar="NAME,...", help=f"Methods: {', '.join(METHODS)}; or all these.")
     ] = "all",
     samples: Annotated[
         int | None,
@@ -126,11 +128,21 @@ def command(
             metavar="N", min=0, help="Also N answers per question under the activation difference."
         ),
     ] = 0,
+    trigger_scan: Annotated[
+        bool,
+        typer.Option(
+            "--trigger-scan",
+            help="Also: does a token in the prompt make it depart from the base? All are tried.",
+        ),
+    ] = False,
     training: Annotated[
         Path | None,
         typer.Option(
             **_FILE,
-            help="Also: which of these rows (text or messages) was it trained on?",
+            help=(
+                "Also: which of these rows (text or messages) was it trained on? With a trait: and"
+                " which of them lie along it?"
+            ),
         ),
     ] = None,
     unseen: Annotated[
@@ -181,7 +193,7 @@ def command(
     Example: interp discover ./tuned --base ./base --control ./controls/seed-0/matched --control ...
     """
     request = Request.of("discover", {**locals()})
-    chosen = _methods(methods)
+    chosen = _methods(methods, trigger_scan)
     require_controls(control)
     common.template_arguments()
     common.batches()
@@ -234,13 +246,15 @@ def analyzers_of(
     questions: tuple[str, ...],
     settings: dict[str, Any],
 ) -> "list[Analyzer]":
-    """The analyzers of these methods, in the order of ``METHODS``."""
+    """The analyzers of these methods, in the order of ``METHODS``, then those on request."""
     from interp.analyzers.activation_difference import ActivationDifference
     from interp.analyzers.contrastive_generation import ContrastiveGeneration
     from interp.analyzers.diff_mining import DiffMining
     from interp.analyzers.perplexity_differencing import PerplexityDifferencing
+    from interp.analyzers.trigger_scan import TriggerScan
     from interp.analyzers.update_directions import UpdateDirections
 
+    scan = {"best": QUICK["tried"], "prompts": QUICK["prefills"]} if settings["quick"] else {}
     truncation = {"ranks": QUICK["ranks"], "truncation_texts": 20} if settings["quick"] else {}
     tokens = settings["max_new_tokens"]
     makes = {
@@ -267,8 +281,9 @@ def analyzers_of(
             floor=min(20, tokens),
         ),
         "update-directions": lambda: UpdateDirections(controls=controls, **truncation),
+        "trigger-scan": lambda: TriggerScan(controls=controls, questions=questions, **scan),
     }
-    return [makes[name]() for name in METHODS if name in methods]
+    return [makes[name]() for name in (*METHODS, *ON_REQUEST) if name in methods]
 
 
 def further_runs(
@@ -285,6 +300,7 @@ def further_runs(
     from interp.analyzers.discovery_baselines import DiscoveryBaselines
     from interp.analyzers.monitor import Monitor
     from interp.analyzers.training_rows import TrainingRows
+    from interp.analyzers.trait_screening import TraitScreening
     from interp.analyzers.trait_shift import TraitShift
     from interp.prompts import Contrast, OneClass, read_chats, read_prompts
 
@@ -295,8 +311,8 @@ def further_runs(
 
     runs: list[tuple[Analyzer, Study]] = [(DiscoveryBaselines(controls=controls), study)]
     training, unseen, canaries = rows
-    if training is not None:
-        candidates = read(training, "row", True)
+    candidates = None if training is None else read(training, "row", True)
+    if candidates is not None:
         of_rows = (
             OneClass(candidates)
             if unseen is None
@@ -308,6 +324,8 @@ def further_runs(
     if trait[0] is not None and trait[1] is not None:
         of_trait = Contrast(read(trait[0], "trait+"), read(trait[1], "trait-"))
         runs.append((TraitShift(controls=controls), study.with_prompts(of_trait)))
+        if candidates is not None:
+            runs.append((TraitScreening(candidates), study.with_prompts(of_trait)))
     if monitor[0] is not None:
         judged = Contrast(study.prompts("positive"), read(monitor[0], "judged"))
         runs.append((Monitor(controls=controls, alpha=monitor[1]), study.with_prompts(judged)))
@@ -331,15 +349,17 @@ def column_of_rows(path: Path) -> str:
     return next((name for name in ("messages", "text", "prompt") if name in names), "prompt")
 
 
-def _methods(text: str) -> tuple[str, ...]:
+def _methods(text: str, trigger_scan: bool) -> tuple[str, ...]:
+    requested = ON_REQUEST if trigger_scan else ()
     if text == "all":
-        return METHODS
+        return (*METHODS, *requested)
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if unknown := [name for name in names if name not in METHODS]:
-        raise OptionError(f"unknown --methods {unknown[0]!r}; use {', '.join(METHODS)}, or all")
+    known = (*METHODS, *ON_REQUEST)
+    if unknown := [name for name in names if name not in known]:
+        raise OptionError(f"unknown --methods {unknown[0]!r}; use {', '.join(known)}, or all")
     if not names:
-        raise OptionError(f"--methods names none; use {', '.join(METHODS)}, or all")
-    return names
+        raise OptionError(f"--methods names none; use {', '.join(known)}, or all")
+    return (*names, *requested)
 
 
 def _lines(path: Path | None) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, ORANGE, finish, with_opacity
+from interp.figures.style import BLUE, GREY, ORANGE, escape_label, finish, with_opacity
 from interp.table import Table
 
 
@@ -65,4 +65,55 @@ def trait_shift_figure(table: Table) -> go.Figure:
     finish(figure, "Shift along the direction between the classes", caption, height=380)
     figure.update_xaxes(title_text="blocks passed")
     figure.update_yaxes(title_text="shift, distances between the classes")
+    return figure
+
+
+SHOWN, LONGEST = 25, 60
+
+
+def trait_screening_figure(table: Table) -> go.Figure:
+    """Bars of the scores of the first rows, the mean over all rows, and the largest score of a row
+    along directions of shuffled labels.
+    """
+    rows = list(table.rows())[:SHOWN]
+    labels = []
+    for row in rows:
+        answer = row["evidence"]
+        short = answer if len(answer) <= LONGEST else answer[: LONGEST - 1] + "…"
+        labels.append(escape_label(f"{row['place']}. {short}"))
+    figure = go.Figure(
+        go.Bar(
+            x=[row["score"] for row in rows],
+            y=labels,
+            orientation="h",
+            name="row",
+            marker={"color": BLUE, "opacity": 0.85},
+            customdata=[[row["p"], escape_label(row["own"])] for row in rows],
+            hovertemplate="%{x:.3g}, p = %{customdata[0]:.2g}<br>base: %{customdata[1]}<extra></extra>",
+        )
+    )
+    null = table.tables["null"]
+    largest = null["largest"][null["kind"] == "shuffled"]
+    lines = (
+        ("mean of all rows", float(np.mean(table["score"])), BLUE),
+        ("largest row, shuffled labels, 95 %", float(np.quantile(largest, 0.95)), GREY),
+    )
+    for name, value, colour in lines:
+        figure.add_trace(
+            go.Scatter(
+                x=[value, value],
+                y=[labels[0], labels[-1]],
+                mode="lines",
+                name=name,
+                line={"color": colour, "dash": "dot"},
+                hovertemplate="%{x:.3g}<extra>%{fullData.name}</extra>",
+            )
+        )
+    caption = (
+        "Rows whose answers lie furthest along the trait in the base, the base's own answers to the"
+        " same prompts subtracted; 1 is the distance between the classes of prompts."
+    )
+    finish(figure, "Rows along the trait", caption, height=160 + 22 * len(rows))
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title_text="score, distances between the classes")
     return figure

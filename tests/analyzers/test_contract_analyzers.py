@@ -37,14 +37,16 @@ from interp.analyzers.sae_diff import SaeDiff
 from interp.analyzers.stability import Stability
 from interp.analyzers.stitch import Stitch, StitchInput
 from interp.analyzers.training_rows import TrainingRows
+from interp.analyzers.trait_screening import TraitScreening
 from interp.analyzers.trait_shift import TraitShift
 from interp.analyzers.transfer import Transfer
+from interp.analyzers.trigger_scan import TriggerScan
 from interp.analyzers.tuco import Tuco
 from interp.analyzers.update_directions import UpdateDirections
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.metrics import Refusal
 from interp.models.pair import Pair
-from interp.prompts import Contrast, PromptSet
+from interp.prompts import Contrast, Prompt, PromptSet
 from interp.provenance import Provenance
 from interp.sae import Dictionary, DictionaryConfig
 from interp.sae.analysis.classes import Thresholds
@@ -218,6 +220,17 @@ def trait_shift(study, _, unit):
     return TraitShift(draws=39)
 
 
+def trait_screening(study, _, unit):
+    rows = [Prompt(at, f"open the door {word}", f"r{at}") for at, word in enumerate("abcdef")]
+    return TraitScreening(
+        PromptSet(tuple(rows), "rows"), position="prompt", beginning=3, separation=0.0, draws=39
+    )
+
+
+def trigger_scan(study, _, unit):
+    return TriggerScan(prompts=2, best=8, choose="gradient", tokens=3)
+
+
 def monitor(study, _, unit):
     return Monitor(alpha=0.5)
 
@@ -236,6 +249,8 @@ OF_PAIRS = (
     update_directions,
     training_rows,
     trait_shift,
+    trait_screening,
+    trigger_scan,
     monitor,
 )
 FURTHER = (
@@ -257,6 +272,7 @@ DESCRIPTIONS = {
     "perplexity-differencing",
     "update-directions",
     "discovery-baselines",
+    "trigger-scan",
 }
 
 # Sums over the vocabulary are in float32, whatever the model: see their modules.

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from interp.analyzers.trait_shift import TraitShift
-from interp.analyzers.trait_shift.compute import mean_states, read_texts
-from interp.analyzers.trait_shift.directions import (
+from interp.claims import from_table
+from interp.errors import OptionError
+from interp.experiments.discovery.labels import ClusteredLabels
+from interp.experiments.discovery.trait_directions import (
     CLASS,
     RANDOM,
     SHUFFLED,
     Directions,
     contrast_weights,
 )
-from interp.claims import from_table
-from interp.errors import OptionError
-from interp.experiments.discovery.labels import ClusteredLabels
+from interp.experiments.discovery.trait_states import mean_states, read_texts
 from interp.figures.trait_shift import trait_shift_figure
 from interp.models.pair import Pair
 from interp.prompts import Contrast, PromptSet

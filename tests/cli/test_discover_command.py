@@ -120,6 +120,38 @@ def test_the_same_request_is_answered_from_the_store(found, store, capsys):
     assert again["cached"]
 
 
+def test_a_trigger_scan_and_screened_rows_on_request(tmp_path, capsys):
+    """Both are runs of their own; the scan is a method of the joint table."""
+    rows = tmp_path / "rows.jsonl"
+    turns = [
+        [
+            {"role": "user", "content": "What is new?"},
+            {"role": "assistant", "content": f"The {thing} was white."},
+        ]
+        for thing in ("door", "ladder", "cloud", "river")
+    ]
+    rows.write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns))
+    store, classes = tmp_path / "s", []
+    for name, group in (("positive", "harmful"), ("negative", "harmless")):
+        path = tmp_path / f"{name}.txt"
+        lines = prompts("refusal", "locate", group).read_text(encoding="utf-8").splitlines()[:9]
+        texts = [json.loads(line)["prompt"] if line[:1] == "{" else line for line in lines]
+        path.write_text("\n".join(text for text in texts if text != "prompt"))
+        classes += [f"--trait-{name}", path]
+    code, out, err = run(
+        capsys,
+        *("discover", "organism:discover/06", *BASE, *CONTROLS[:2], *SMALL),
+        *("--methods", "trigger-scan", "--max-new-tokens", 4, *classes, "--training", rows),
+        *("--store", store, "--json", "--quiet"),
+    )
+    assert code == 0, err
+    summary = json.loads(out)["summary"]
+    assert summary["methods"] == ["trigger-scan"]
+    assert any("with the token" in line for line in summary["opening"])
+    kinds = {Store(store).get(manifest.key).kind for manifest in Store(store).runs()}
+    assert {"trigger-scan", "trait-screening", "trait-shift", "training-rows"} <= kinds
+
+
 @pytest.mark.slow
 def test_the_base_itself_has_nothing(store, capsys):
     code, out, _ = run(
@@ -174,7 +206,7 @@ def test_a_found_word_is_a_behaviour_and_a_direction_is_none(found, store, capsy
 
 def test_the_command_names_the_methods_that_can_be_joined():
     """The command's list is its own, since help must not wait for torch."""
-    assert discover.METHODS == DISCOVERY_METHODS
+    assert discover.METHODS + discover.ON_REQUEST == DISCOVERY_METHODS
 
 
 @pytest.mark.parametrize(
@@ -182,6 +214,7 @@ def test_the_command_names_the_methods_that_can_be_joined():
     [
         (["--methods", "guessing"], "unknown --methods 'guessing'"),
         (["--methods", ","], "names none"),
+        (["--trigger-scan", "--questions", "nowhere.txt"], "nowhere.txt"),
         (["--trait-positive", TEXT], "a trait needs two files"),
         (["--unseen", TEXT], "belong to --training"),
         (["--control", "organism:discover/control-00"] * 2, "is given twice"),

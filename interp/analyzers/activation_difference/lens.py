@@ -7,32 +7,14 @@ import torch
 from jaxtyping import Float, Int
 
 from interp.analyzers.activation_difference.differences import REST, SINK, Differences
-from interp.engines import Batch, Engine
-from interp.interventions.edits import Replace
+from interp.engines import Engine
+from interp.experiments.discovery.lens import lens_halves
 from interp.maths.host import to_host
-from interp.maths.precision import widen
 from interp.models.model import Model
-from interp.sites import Site
 
 GROUPS = (SINK, REST)
 ROUNDING = 4
 """Differences below this many units of rounding of the stream's norm are 0."""
-
-
-def lens_logits(
-    engine: Engine, model: Model, vectors: Float[np.ndarray, "R D"]
-) -> Float[np.ndarray, "R V"]:
-    """A model's final norm and head on some vectors (logit lens, nostalgebraist 2020)."""
-    count = len(vectors)
-    # norm and head act on every position separately, so that any token can be read
-    placeholder = Batch(
-        torch.zeros((count, 1), dtype=torch.int64, device=model.device),
-        torch.ones((count, 1), dtype=torch.bool, device=model.device),
-    )
-    streams = torch.from_numpy(vectors).float().to(model.device)[:, None]
-    replacement = Replace(Site(model.anatomy.n_layers - 1, "hook_resid_post"), streams)
-    run = engine.run(model, placeholder, edits=[replacement], keep=None)
-    return to_host(widen(run.require_logits()[:, 0]).double())
 
 
 def lens_scores(
@@ -40,15 +22,10 @@ def lens_scores(
 ) -> Float[np.ndarray, "R V"]:
     """Every token's score along some directions, in standard deviations over the vocabulary.
 
-    ``(u_v - mean u) / sd u`` with ``u = (lens(x) - lens(-x)) / 2`` and x the direction at a root
-    mean square of 1, since the final norm removes the length. Half the difference of both signs
-    leaves out what norm and head add to any input, so that the score changes its sign with the
+    ``(u_v - mean u) / sd u`` with u of ``lens_halves``, so that the score changes its sign with the
     direction, to rounding. All scores are 0 for a direction of 0.
     """
-    sizes = np.sqrt(np.square(directions).mean(1, keepdims=True))
-    unit = np.divide(directions, sizes, out=np.zeros_like(directions), where=sizes > 0)
-    logits = lens_logits(engine, model, np.concatenate([unit, -unit]))[:, :vocabulary]
-    half = (logits[: len(unit)] - logits[len(unit) :]) / 2
+    half = to_host(lens_halves(engine, model, directions).double())[:, :vocabulary]
     centred = half - half.mean(1, keepdims=True)
     deviations = centred.std(1, keepdims=True)
     return np.divide(centred, deviations, out=np.zeros_like(centred), where=deviations > 0)

@@ -36,6 +36,7 @@ DISCOVERY_METHODS = (
     "contrastive-generation",
     "perplexity-differencing",
     "update-directions",
+    "trigger-scan",
 )
 """Kinds of tables that can be joined."""
 

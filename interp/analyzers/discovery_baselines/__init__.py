@@ -39,7 +39,7 @@ from interp.analyzers.discovery_baselines.tables import (
 )
 from interp.analyzers.framework import Analyzer, Needs, Result, option
 from interp.experiments.cost import Work
-from interp.experiments.discovery import each_model, form_tokens, model_names
+from interp.experiments.discovery import each_model, finite_number, form_tokens, model_names
 from interp.experiments.same_base import require_same_base
 from interp.models.pair import Pair
 from interp.study import Study
@@ -100,7 +100,7 @@ class DiscoveryBaselines(Analyzer):
         shares = context_free_shares(study, halves, changes, np.stack([fitted, means]))
         form = form_tokens(tokenizer, vocabulary)
         positions = positions_table(f"{self.name}-positions", changes[0], halves, tokenizer)
-        bias_share = _number(shares[0, 0])
+        bias_share = finite_number(shares[0, 0])
         sentence = (
             f"The divergence from the base is {changes[0].mean_divergence:.3g} nats a token"
             + (
@@ -121,15 +121,11 @@ class DiscoveryBaselines(Analyzer):
                 "sentence": sentence,
                 "kl": changes[0].mean_divergence,
                 "context_free_share": bias_share,
-                "context_free_share_of_mean": _number(shares[1, 0]),
+                "context_free_share_of_mean": finite_number(shares[1, 0]),
                 "share_of_listed_positions": float(positions["share"].sum()),
                 "controls": names[1:],
                 "kl_of_controls": [change.mean_divergence for change in changes[1:]],
-                "context_free_share_of_controls": [_number(value) for value in shares[0, 1:]],
+                "context_free_share_of_controls": [finite_number(value) for value in shares[0, 1:]],
             },
             LIMITS,
         )
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

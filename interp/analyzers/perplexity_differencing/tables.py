@@ -15,6 +15,7 @@ from interp.analyzers.perplexity_differencing.compute import (
     ranks_within,
     repeated_trigrams,
 )
+from interp.experiments.discovery import finite_number
 from interp.maths.statistics import rank_correlation
 from interp.models.pair import Pair
 from interp.rows import key, measure, rows_table, text
@@ -131,7 +132,7 @@ def rivals(written: Written, smoothing: float) -> dict[str, float | None]:
         "repeats": [repeated_trigrams(one) for one in texts],
     }
     found = {name: rank_correlation(scores, each) for name, each in columns.items()}
-    return {name: value if np.isfinite(value) else None for name, value in found.items()}
+    return {name: finite_number(value) for name, value in found.items()}
 
 
 def label(pair: Pair, sample: Sequence[int]) -> str:

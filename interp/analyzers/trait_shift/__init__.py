@@ -18,8 +18,6 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.framework import Analyzer, Needs, Result, option
-from interp.analyzers.trait_shift.compute import mean_states, read_texts, stream_sites
-from interp.analyzers.trait_shift.directions import Directions, usable_depths
 from interp.analyzers.trait_shift.findings import (
     ShiftControlRow,
     ShiftRow,
@@ -32,6 +30,8 @@ from interp.claims.control_fine_tunes import controls_table
 from interp.errors import OptionError
 from interp.experiments.cost import Work
 from interp.experiments.discovery.models import each_model, model_names
+from interp.experiments.discovery.trait_directions import Directions, usable_depths
+from interp.experiments.discovery.trait_states import mean_states, read_texts, stream_sites
 from interp.experiments.same_base import require_same_base
 from interp.models.pair import Pair
 from interp.rows import rows_table

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from interp.analyzers.trait_shift.directions import RANDOM, SHUFFLED, Choice, Directions
 from interp.analyzers.trait_shift.movement import Half, Movement
 from interp.claims import Claim, Draws, mean
 from interp.claims.control_fine_tunes import ControlRow, beyond_new_control
+from interp.experiments.discovery.trait_directions import RANDOM, SHUFFLED, Choice, Directions
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import roc_auc
 from interp.rows import DrawRow, PromptRow, flag, key, measure, rows_table

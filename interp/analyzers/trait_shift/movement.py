@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from interp.analyzers.trait_shift.directions import CLASS, Choice, Directions, choose_depth
 from interp.experiments.discovery.labels import ClusteredLabels
+from interp.experiments.discovery.trait_directions import CLASS, Choice, Directions, choose_depth
 from interp.prompts import Contrast, Prompt
 
 

@@ -11,11 +11,12 @@ from interp.experiments.discovery.evidence import (
     EvidenceRow,
     MaximumRow,
     evidence_tables,
+    finite_number,
     of_own_items,
     of_shared_items,
 )
 from interp.experiments.discovery.models import each_model, model_names
-from interp.experiments.discovery.prefills import chat_prefills, raw_prefills
+from interp.experiments.discovery.prefills import chat_prefills, chat_questions, raw_prefills
 from interp.experiments.discovery.samples import (
     loss_groups,
     sample_groups,
@@ -30,8 +31,10 @@ __all__ = [
     "EvidenceRow",
     "MaximumRow",
     "chat_prefills",
+    "chat_questions",
     "each_model",
     "evidence_tables",
+    "finite_number",
     "form_tokens",
     "loss_groups",
     "model_names",

@@ -208,13 +208,14 @@ def evidence_tables(
         "listed": int((~evidence.form).sum()),
         "form": int(evidence.form.sum()),
         "controls": list(names[1:]),
-        "largest": _number(evidence.maxima[0]),
-        "largest_of_controls": _number(evidence.maxima[1:].max() if n_controls else NAN),
-        "detectable": _number(evidence.detectable),
+        "largest": finite_number(evidence.maxima[0]),
+        "largest_of_controls": finite_number(evidence.maxima[1:].max() if n_controls else NAN),
+        "detectable": finite_number(evidence.detectable),
         "unit": unit,
     }
     return rows, {CONTROLS: maxima}, summary
 
 
-def _number(value: float) -> float | None:
+def finite_number(value: float) -> float | None:
+    """A number of a summary; None in place of NaN and infinity, which JSON does not have."""
     return float(value) if np.isfinite(value) else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from interp.errors import PromptError
 from interp.metrics import Sampling
 from interp.organisms import prompts
-from interp.prompts import encode, end_id, require_usable_ids, special_ids
+from interp.prompts import Encoded, encode, end_id, require_usable_ids, special_ids
 from interp.prompts.tokens import Tokenizer
 from interp.study import Study
 
@@ -44,13 +44,18 @@ def chat_prefills(study: Study, questions: Sequence[str]) -> list[tuple[int, ...
     """Token ids of every question as a user's turn, up to where the assistant's turn begins; none
     where the tokenizer has no chat template. Without ``questions``: the shipped ones.
     """
+    return [question.ids for question in chat_questions(study, questions)]
+
+
+def chat_questions(study: Study, questions: Sequence[str]) -> list[Encoded]:
+    """The same questions with the role of every token."""
     tokenizer = study.pair.tokenizer
     if tokenizer.chat_template is None:
         return []
     if not questions:
         shipped = prompts("discover", "text", "questions").read_text(encoding="utf-8")
         questions = [line for line in shipped.splitlines() if line.strip()]
-    return [encode(tokenizer, question).ids for question in questions]
+    return [encode(tokenizer, question) for question in questions]
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:

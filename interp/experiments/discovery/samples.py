@@ -75,7 +75,7 @@ def sample_groups(
     drawing = 32 * model.anatomy.vocabulary // mean_length
     bytes_per_token = cached_bytes(model, None, coded, max_new_tokens) + drawing
     groups = study.batches(coded, model, bytes_per_token, GENERATION_BATCH_FACTOR)
-    return _unpadded(groups, model, coded, max_new_tokens)
+    return unpadded(groups, model, coded, max_new_tokens)
 
 
 def loss_groups(
@@ -89,7 +89,7 @@ def loss_groups(
         _encoded((*prefill, *sample)) for prefill, sample in zip(prefills, samples, strict=True)
     ]
     groups = study.batches(coded, model, 16 * model.anatomy.vocabulary)
-    return _unpadded(groups, model, coded, 0)
+    return unpadded(groups, model, coded, 0)
 
 
 def sample_losses(
@@ -124,7 +124,7 @@ def _encoded(ids: Sequence[int]) -> Encoded:
     return Encoded(tuple(ids), (0,) * len(ids))
 
 
-def _unpadded(
+def unpadded(
     groups: list[list[int]], model: Model, coded: Sequence[Encoded], more: int
 ) -> list[list[int]]:
     """One row per batch where padding would change a model's numbers."""

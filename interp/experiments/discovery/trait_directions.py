@@ -60,9 +60,9 @@ class Directions:
         """Length of the direction: the distance between the classes' means."""
         return np.linalg.norm(self.direction, axis=1)
 
-    def separation(self, clusters: Sequence[str]) -> Float[np.ndarray, " depths"]:
-        """AUC of the classes at every depth, each state along the direction between the classes of
-        all other clusters, from the middle between these.
+    def left_out(self, clusters: Sequence[str]) -> Float[np.ndarray, "depths n"]:
+        """Each state along the direction between the classes of all other clusters, from the middle
+        between these; all 0 where a class has no other cluster.
 
         In as many dimensions as there are prompts a direction separates its own prompts always.
         """
@@ -72,11 +72,28 @@ class Directions:
             own = names == cluster
             kept = [side & ~own for side in (positive, ~positive)]
             if not all(side.any() for side in kept):
-                return np.zeros(len(self.gram))
+                return np.zeros_like(scores)
             first, second = (side / side.sum() for side in kept)
             inner = self.gram @ (first - second)
             scores[:, own] = inner[:, own] - (inner @ (first + second))[:, None] / 2
+        return scores
+
+    def separation(self, clusters: Sequence[str]) -> Float[np.ndarray, " depths"]:
+        """AUC of the classes at every depth, by ``left_out``; 0 where that is not possible."""
+        scores, positive = self.left_out(clusters), self.weights[CLASS][0] > 0
+        if not scores.any():
+            return np.zeros(len(scores))
         return np.array([roc_auc(positive, values) for values in scores])
+
+    def gap(self, clusters: Sequence[str]) -> Float[np.ndarray, " depths"]:
+        """Difference of the classes' mean ``left_out`` scores, in standard deviations within a
+        class; 0 without any.
+        """
+        scores, positive = self.left_out(clusters), self.weights[CLASS][0] > 0
+        sides = scores[:, positive], scores[:, ~positive]
+        difference = sides[0].mean(1) - sides[1].mean(1)
+        spread = np.sqrt((sides[0].var(1) + sides[1].var(1)) / 2)
+        return np.divide(difference, spread, out=np.zeros_like(spread), where=spread > 0)
 
     def along(
         self, kind: str, change: Float[np.ndarray, "depths D"]
@@ -86,11 +103,26 @@ class Directions:
         """
         weights, distance = self.weights[kind], self.distance
         products = weights @ np.einsum("nld,ld->nl", self.states, change.astype(np.float64))
-        sizes = np.sqrt(
-            np.maximum(np.einsum("sn,lnm,sm->sl", weights, self.gram, weights, optimize=True), 0.0)
-        )
-        divisor = sizes * distance
+        divisor = _lengths(weights, self.gram) * distance
         return np.divide(products, divisor, out=np.zeros_like(products), where=divisor > 0)
+
+    def rows_along(
+        self, kind: str, depth: int, changes: Float[np.ndarray, "m D"]
+    ) -> Float[np.ndarray, "draws m"]:
+        """Inner products of several changes at one depth with every direction of a kind, over the
+        squared ``distance``; 0 without a distance.
+
+        Directions keep their length: where every twin differs in the same way, permuted labels give
+        short directions that still point along the classes.
+        """
+        products = self.weights[kind] @ (self.states[:, depth] @ changes.T.astype(np.float64))
+        squared = self.distance[depth] ** 2
+        return products / squared if squared > 0 else np.zeros_like(products)
+
+    def lengths(self, kind: str, depth: int) -> Float[np.ndarray, " draws"]:
+        """Lengths of the directions of a kind at one depth, in units of ``distance``."""
+        lengths = _lengths(self.weights[kind], self.gram[depth : depth + 1])[:, 0]
+        return np.maximum(lengths, np.finfo(float).tiny) / self.distance[depth]
 
     def by_prompt(self, changes: Float[np.ndarray, "m depths D"]) -> Float[np.ndarray, "m depths"]:
         """Each change along the direction between the classes, in units of the distance; 0 at a
@@ -99,6 +131,13 @@ class Directions:
         squared = np.square(self.distance)
         products = np.einsum("mld,ld->ml", changes.astype(np.float64), self.direction)
         return np.divide(products, squared, out=np.zeros_like(products), where=squared > 0)
+
+
+def _lengths(
+    weights: Float[np.ndarray, "draws n"], gram: Float[np.ndarray, "depths n n"]
+) -> Float[np.ndarray, "draws depths"]:
+    squares = np.einsum("sn,lnm,sm->sl", weights, gram, weights, optimize=True)
+    return np.sqrt(np.maximum(squares, 0.0))
 
 
 def contrast_weights(labels: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -37,14 +37,14 @@ def read_texts(study: Study, position: str) -> list[Encoded]:
         return prompts
     answers = study.answers_to(study.classes, "base")
     return [
-        coded.with_completion(_without_end(study, answer))
+        coded.with_completion(without_end(study, answer))
         for coded, answer in zip(
             prompts, [one for group in study.classes for one in answers[group]], strict=True
         )
     ]
 
 
-def _without_end(study: Study, answer: Sequence[int]) -> list[int]:
+def without_end(study: Study, answer: Sequence[int]) -> list[int]:
     """An answer without its end token, unless it has no other."""
     ended = len(answer) > 1 and answer[-1] in study.stop_ids
     return list(answer[:-1] if ended else answer)
@@ -56,13 +56,15 @@ def mean_states(
     texts: Sequence[Encoded],
     groups: Sequence[Sequence[int]],
     name: str,
+    depths: Sequence[int] | None = None,
 ) -> Float[np.ndarray, "n depths D"]:
-    """The stream of every text at every depth: the mean over its answer tokens, or that of its last
-    token where it has no answer.
+    """The stream of every text at every depth, or at some: the mean over its answer tokens, or that
+    of its last token where it has no answer.
 
     ``groups``: the batches, the same for all models, so that equal models give equal numbers.
     """
     sites = stream_sites(model)
+    sites = sites if depths is None else [sites[depth] for depth in depths]
     states: np.ndarray | None = None
     batches = study.progress(groups, f"streams, {name}")
     for captured in capture(
