@@ -71,7 +71,7 @@ def slopes(study: Study, pair: Pair, among: Sequence[Slot], name: str) -> Slopes
             at_place = share * to_host(gradient[0, place.at]).astype(np.float64)
             total[number] += at_place
             offset[number] += at_place @ to_host(entering(study, model, nearest))[0]
-    return Slopes(*sums, offset)
+    return Slopes(sums[0], sums[1], offset)
 
 
 def _gradient(
