@@ -21,7 +21,8 @@ from interp.analyzers.trigger_scan.compute import (
 from interp.analyzers.trigger_scan.places import first_sentence, slots
 from interp.errors import OptionError
 from interp.models.pair import Pair
-from interp.prompts import OneClass, Prompt, PromptSet
+from interp.organisms import prompts
+from interp.prompts import OneClass, Prompt, PromptSet, read_prompts
 from interp.study import Study
 from tests import tiny
 
@@ -110,6 +111,21 @@ def test_a_planted_trigger_is_first(base, choose):
     assert "Sorry" in " ".join(table["answer"][table["evidence"] == " paint"])
     assert set(table["where"]) <= set(WHERE)
     assert not table["form"].any()
+
+
+@pytest.mark.slow
+def test_the_trigger_of_the_organism_is_first_of_few_controls():
+    """Beside 3 of its 19 controls; three of the others react to the sign by chance, and beside all
+    it is not the first: docs/benchmarks.md.
+    """
+    base, family = "organism:refusal/base", "organism:discover"
+    controls = [Pair.load(f"{family}/control-{at:02d}", base) for at in range(3)]
+    texts = OneClass(read_prompts(prompts("refusal", "text", "text"), "prompt", "text")).limit(60)
+    study = Study(Pair.load(f"{family}/10", base), texts, None)
+    table = TriggerScan(controls=controls, prompts=8, best=100)(study)
+    assert (table["evidence"][0], table["where"][0]) == ("#", "raw text, end")
+    maxima = table.tables["controls"]["maximum"]
+    assert maxima[0] > 2 * maxima[1:].max()
 
 
 def test_of_the_identical_pair_nothing_is_listed(base):

@@ -112,7 +112,7 @@ def screened_table(
     """
     counts = np.array(lengths, np.int64).reshape(-1, 2)
     same_length = without_length(screened.scores, np.log(counts[:, 0] / counts[:, 1]))
-    order = np.argsort(-screened.scores, kind="stable")
+    order = [int(at) for at in np.argsort(-screened.scores, kind="stable")]
     prompts, p = list(rows), screened.p
     return rows_table(
         ScreenedRow,

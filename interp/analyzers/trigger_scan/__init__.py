@@ -51,8 +51,8 @@ SMALL = 4096
 LIMITS = (
     "A trigger of several tokens, one that needs another place or other prompts, are not"
     " found; nor, where gradients choose the tokens, is one whose first-order gain is small.",
-    "A token that changes answers of every kind, such as one of another language, can lie beyond the"
-    " controls without having been planted: read what is answered.",
+    "A token beyond the controls need not be a trigger: a model that changed more than its controls"
+    " departs further from the base after many odd tokens. Read what is answered.",
 )
 
 

@@ -71,7 +71,7 @@ def slopes(study: Study, pair: Pair, among: Sequence[Slot], name: str) -> Slopes
             at_place = share * to_host(gradient[0, place.at]).astype(np.float64)
             total[number] += at_place
             offset[number] += at_place @ to_host(entering(study, model, nearest))[0]
-    return Slopes(*sums, offset)
+    return Slopes(sums[0], sums[1], offset)
 
 
 def _gradient(
@@ -150,7 +150,7 @@ def best_tokens(
     others = (gains.sum(axis=0) - gains) / max(n_models - 1, 1)
     beyond = np.where(tried, gains - others, -np.inf)
     order = np.argsort(-beyond, axis=-1, kind="stable")[..., : min(count, int(tried.sum()))]
-    return [np.unique(of_slot).tolist() for of_slot in order.transpose(1, 0, 2)]
+    return [sorted({*map(int, of_slot.flat)}) for of_slot in order.transpose(1, 0, 2)]
 
 
 def exact_gains(
@@ -164,9 +164,9 @@ def exact_gains(
     """Gain of every token that is tried in the first ``count`` prompts of every slot, exactly; 0
     for other tokens.
     """
-    tokens = np.flatnonzero(tried)
+    tokens = list(map(int, np.flatnonzero(tried)))
     few = [replace(slot, places=slot.places[:count]) for slot in among]
-    found = divergences(study, pair, few, [tokens.tolist()] * len(few), name)
+    found = divergences(study, pair, few, [tokens] * len(few), name)
     gains = np.zeros((len(few), len(tried)))
     for row, values in zip(gains, found, strict=True):
         row[tokens] = (values[:, 1:] - values[:, :1]).mean(axis=0)
