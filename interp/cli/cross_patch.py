@@ -29,7 +29,7 @@ def command(
     ] = 0.6,
     rotations: Annotated[
         int, typer.Option(metavar="N", min=0, help="Random rotations of the change; 0: none.")
-    ] = 19,
+    ] = 39,
     common: PromptOptions,
 ) -> str:
     """Run one model's blocks up to a depth and the other's from there on, at the first token at

@@ -38,7 +38,7 @@ def cross_patch_layers_figure(table: Table) -> go.Figure:
     if not np.isnan(controls).all():
         style = {"color": GREY, "dash": "dot"}
         figure.add_trace(_line(depth, controls, "interaction, controls", style))
-    events = f"{int(table['events'][rows][0]):,}" if rows.any() else "no"
+    events = f"{int(table['events'][rows][0]):,}"
     caption = (
         f"Where the greedy answers part ({events} prompts). x: blocks of one model, after which the"
         " fine-tuned model's blocks are exchanged for the base's. y: what they add to the logit of"

@@ -17,7 +17,7 @@ import numpy as np
 
 from interp.analyzers.cross_patch.compute import CrossPatch as Measured
 from interp.analyzers.cross_patch.compute import cross_patch
-from interp.analyzers.cross_patch.findings import claims_of
+from interp.analyzers.cross_patch.findings import PARTED, claims_of
 from interp.analyzers.cross_patch.tables import (
     cells_table,
     events_table,
@@ -67,7 +67,7 @@ class CrossPatch(Analyzer):
     )
     max_new_tokens: int = option(128, "Tokens within which answers have to part.", ge=1)
     depth: float = option(0.6, "Depth of the claims, as a share of the blocks.", ge=0, le=1)
-    rotations: int = option(19, "Random rotations of the change; 0: none.", ge=0)
+    rotations: int = option(39, "Random rotations of the change; 0: none.", ge=0)
 
     def require(self, study: Study) -> None:
         """Raise PairError or UnsupportedModel for a study that cannot be cross-patched."""
@@ -110,8 +110,14 @@ class CrossPatch(Analyzer):
             "rotations": rotations_table(rotated),
         }
         names = tuned_names(self.controls)
+        parted = [bool(each.kept.any()) for each in controls]
         if controls:
             tables["controls"] = shares_of_controls(names, controls, boundary)
+            some = [
+                (name, each) for name, each, own in zip(names, controls, parted, strict=True) if own
+            ]
+            if some:
+                tables[PARTED] = shares_of_controls(*zip(*some, strict=True), boundary)
         summary = {
             "boundary": boundary,
             "blocks": n_layers,
@@ -127,11 +133,17 @@ class CrossPatch(Analyzer):
             "noise": measured.noise,
             "rotations_parted": sum(bool(each.kept.any()) for each in rotated),
             "controls": names,
+            "controls_parted": sum(parted),
         }
         limits = [SIDE_EFFECT, *([] if self.controls else [NO_CONTROL])]
+        if controls and not all(parted):
+            limits.append(
+                f"Under {len(parted) - sum(parted)} of {len(parted)} controls no answer parts within"
+                f" {self.max_new_tokens} tokens: there are no terms to compare with."
+            )
         if not measured.kept.any():
             return Result(events, tables, (), summary, limits, lead=_no_event(summary, self))
-        claims = claims_of(boundary, n_layers, len(rotated), len(controls), summary)
+        claims = claims_of(boundary, n_layers, len(rotated), sum(parted), summary)
         return Result(events, tables, claims, summary, limits)
 
     def _rotated(self, study: Study, boundary: int) -> list[Measured]:

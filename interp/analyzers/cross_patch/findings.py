@@ -15,16 +15,22 @@ ROTATED = (
     " answers part"
 )
 DESCRIPTIONS = {
-    "interaction": "the interaction, as a share of the shift,",
-    "late_base": "the late blocks' effect on the base's stream, as a share of the shift,",
-    "late_tuned": "the late blocks' effect on their own stream, as a share of the shift,",
+    "interaction": "the interaction's share of the shift",
+    "late_base": "the share of the shift that late blocks add on the base's stream",
+    "late_tuned": "the share of the shift that late blocks add on their own stream",
 }
+PARTED = "parted"
+"""The table of the controls under which some answer parts."""
 
 
 def claims_of(
     boundary: int, blocks: int, rotations: int, controls: int, summary: Mapping[str, Any]
 ) -> list[Claim]:
-    """All claims, at one depth and by the fine-tuned model's readout; the interaction is first."""
+    """All claims, at one depth and by the fine-tuned model's readout; the interaction is first,
+    and the two late terms are corrected for each other.
+
+    ``controls``: those under which some answer parts.
+    """
     claims = [
         _beyond_rotations(name, boundary, blocks, rotations, summary) for name in DESCRIPTIONS
     ]
@@ -35,8 +41,9 @@ def claims_of(
                 share(name, boundary),
                 name,
                 controls,
-                description.rstrip(","),
+                description,
                 ".1%",
+                PARTED,
             )
             for name, description in DESCRIPTIONS.items()
         ]
@@ -70,7 +77,7 @@ def _beyond_rotations(
             f" {value} ({{by_base:.1%}} by the base's final norm and head"
         )
     else:
-        text = f"{DESCRIPTIONS[name][:1].upper()}{DESCRIPTIONS[name][1:].rstrip(',')} is {value}"
+        text = f"{DESCRIPTIONS[name][:1].upper()}{DESCRIPTIONS[name][1:]} is {value}"
     if not rotations:
         return Claim(
             name=f"{_slug(name)}-beyond-rotations",
@@ -90,7 +97,9 @@ def _beyond_rotations(
         name=f"{_slug(name)}-beyond-rotations",
         estimate=share(name, boundary),
         at_least=0.0,
-        null=Draws("rotations", name, {"parted": True}),
+        null=Draws(
+            "rotations", name, {"parted": True}, family="" if name == "interaction" else "late"
+        ),
         control=ROTATED,
         text=f"{text}{'; ' if name == 'interaction' else ' ('}{rotated}).",
         also=also,

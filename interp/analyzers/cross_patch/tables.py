@@ -190,12 +190,12 @@ def shares_of_controls(names: Sequence[str], controls: Sequence[CrossPatch], dep
     return controls_table(names, row=CrossPatchControlRow, numbers=numbers)
 
 
-def _terms(measured: CrossPatch, depth: int) -> dict[str, float]:
+def _terms(measured: CrossPatch, depth: int) -> dict[str, int | float]:
     shares = measured.shares(depth)
     names = ("shift", "late_base", "late_tuned", "interaction")
     return {"events": int(measured.kept.sum()), **{name: shares[name] for name in names}}
 
 
-def _keys(study: Study, event: Divergence) -> dict:
+def _keys(study: Study, event: Divergence) -> dict[str, int | str]:
     prompt = study.prompts(event.group).prompts[event.row]
     return {"group": event.group, "prompt_id": prompt.id, "cluster": prompt.cluster}

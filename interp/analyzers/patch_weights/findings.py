@@ -51,7 +51,7 @@ def claims_of(
                     share(module, side),
                     side,
                     controls,
-                    f"the share of {escape_braces(module.name)} {side}",
+                    f"{'R' if side == 'inserted' else 'N'} of {escape_braces(module.name)}",
                     ".1%",
                 )
             )
@@ -97,7 +97,7 @@ def _beyond_random(
         name=f"{VERBS[side]}-beyond-{kind}",
         estimate=share(module, side),
         at_least=0.0,
-        null=Draws("random", side, where),
+        null=Draws("random", side, where, family=kind),
         control=CONTROLS[kind],
         requires=["changes"],
         text=(
