@@ -235,7 +235,8 @@ def _places(base: Model, division: str) -> _Places:
             rows = None
             if place.sizes:
                 count = place.groups * sum(place.sizes)
-                rows = place.rows_of(torch.arange(count)[:, None]).flatten().to(base.device)
+                numbers = torch.arange(count, dtype=torch.float64)[:, None]
+                rows = place.rows_of(numbers)[:, 0].long().to(base.device)
             label = _GROUPS.get(part, part) if division == "groups" else part
             for name, axis in (("weight", int(isinstance(module, Conv1D))), ("bias", 0)):
                 places.setdefault(f"{place.path}.{name}", []).append((layer, label, rows, axis))

@@ -113,11 +113,11 @@ class CrossPatch(Analyzer):
         parted = [bool(each.kept.any()) for each in controls]
         if controls:
             tables["controls"] = shares_of_controls(names, controls, boundary)
-            some = [
-                (name, each) for name, each, own in zip(names, controls, parted, strict=True) if own
-            ]
-            if some:
-                tables[PARTED] = shares_of_controls(*zip(*some, strict=True), boundary)
+            if any(parted):
+                rows = [at for at, own in enumerate(parted) if own]
+                tables[PARTED] = shares_of_controls(
+                    [names[at] for at in rows], [controls[at] for at in rows], boundary
+                )
         summary = {
             "boundary": boundary,
             "blocks": n_layers,
