@@ -134,7 +134,7 @@ class PatchWeights(Analyzer):
         }
         first = weights.modules[order[0]]
         if names:
-            numbers = {side: effects.draws("control", order[0], side).tolist() for side in SIDES}
+            numbers = {side: effects.draws("control", order[0], side) for side in SIDES}
             tables["controls"] = controls_table(
                 names,
                 row=PatchedControlRow,
@@ -158,7 +158,8 @@ class PatchWeights(Analyzer):
         """Modules by the mean of both first-order terms, in the direction of the metric's change."""
         ends, _ = metric_of_states(ranking, weights, [], "metric")
         direction = 1.0 if ends[1].mean() >= ends[0].mean() else -1.0
-        return np.argsort(-direction * predicted.mean(0), kind="stable").tolist()
+        order = np.argsort(-direction * predicted.mean(0), kind="stable")
+        return [int(number) for number in order]
 
     def _measure(
         self, study: Study, weights: WeightModules, predicted: np.ndarray, order: Sequence[int]
