@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Collection
 
+import numpy as np
 import torch
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
@@ -26,13 +27,15 @@ CONTROLS = {
     "smollm2": tuple(f"smollm2/control-{seed}" for seed in range(5)),
 }
 PAIRS = ("refusal/full", "refusal/lora", "refusal/planted", "refusal/partial", "smollm2/lora")
-PROMPTS, ROTATIONS, TOKENS, SPLITS = {"refusal": 48, "smollm2": 16}, 39, 64, (1, 2, 3, 4)
+PROMPTS, TOKENS = {"refusal": 48, "smollm2": 12}, 64
+ROTATIONS = {"refusal": 39, "smollm2": 19}
+CHILDREN = (("refusal/full", "below", (2, 4)), ("refusal/planted", "from there on", (1, 3)))
 SMALL = {
     "PAIRS": ("refusal/partial",),
     "PROMPTS": {"refusal": 6},
-    "ROTATIONS": 1,
+    "ROTATIONS": {"refusal": 1},
     "TOKENS": 8,
-    "SPLITS": (2,),
+    "CHILDREN": (("refusal/full", "below", (2,)),),
 }
 
 
@@ -52,7 +55,8 @@ def row(name: str) -> tuple[dict, Table]:
         Pair.load(f"organism:{control}", base, device="cpu")
         for control in CONTROLS[name.split("/")[0]]
     ]
-    table = CrossPatch(controls, max_new_tokens=TOKENS, rotations=ROTATIONS)(study)
+    rotations = ROTATIONS[name.split("/")[0]]
+    table = CrossPatch(controls, max_new_tokens=TOKENS, rotations=rotations)(study)
     findings = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
     summary = table.summary
     said = {
@@ -68,7 +72,7 @@ def row(name: str) -> tuple[dict, Table]:
         "events": f"{summary['kept']} of {summary['prompts']}",
         "at first token": summary["first_token"],
         "depth": f"{summary['boundary']} of {summary['blocks']}",
-        "shift, logits": f"{table.tables['cells']['shift'].mean():.2f}",
+        "shift, logits": f"{table['shift'][table['kept']].mean():.2f}",
         "late, base": said["late_base"],
         "late, tuned": said["late_tuned"],
         "interaction": said["interaction"],
@@ -99,30 +103,31 @@ def child(base: torch.nn.Module, tuned: torch.nn.Module, blocks: Collection[int]
 
 
 def exact_rows() -> list[dict]:
-    """Children tuned in one half alone: the largest size of the terms that have to be 0, and of
-    those that do not.
-    """
-    study, rows = study_of("refusal/full"), []
-    base, tuned = study.pair.require_base("a child"), study.pair.tuned
-    n_layers = base.anatomy.n_layers
-    for split in SPLITS:
-        for half, blocks in (("below", range(split)), ("from there on", range(split, n_layers))):
+    """Children tuned in one half alone: the largest size of the terms that have to be 0."""
+    rows = []
+    for name, half, splits in CHILDREN:
+        study = study_of(name)
+        base, tuned = study.pair.require_base("a child"), study.pair.tuned
+        n_layers = base.anatomy.n_layers
+        for split in splits:
+            is_below = half == "below"
+            blocks = range(split) if is_below else range(split, n_layers)
             module = child(base.module, tuned.module, blocks)
             pair = Pair.from_modules(module, base.module, study.pair.tokenizer)
             measured = cross_patch(study, pair, range(n_layers), TOKENS, "child")
+            zero = slice(split, None) if is_below else slice(0, split + 1)
+            names = ("late_base", "late_tuned") if is_below else ("upstream_base", "upstream_tuned")
             terms = measured.terms("tuned")
-            zero = slice(split, None) if half == "below" else slice(0, split + 1)
-            names = ("late_base" if half == "below" else "upstream_base", "interaction")
-            sizes = {name: abs(values[:, zero]).max(initial=0.0) for name, values in terms.items()}
+            values = np.stack([terms[term][:, zero] for term in (*names, "interaction")])
+            others = terms[names[0]][:, range(split) if is_below else range(split + 1, n_layers)]
             rows.append(
                 {
-                    "tuned": f"{half}, {split}",
+                    "blocks of": name,
+                    "from the child": f"{half}, {split}",
                     "events": len(measured.events),
-                    "terms that have to be 0": len(names)
-                    * len(measured.events)
-                    * len(range(n_layers)[zero]),
-                    "largest of them": f"{max(sizes[name] for name in names):g}",
-                    "largest shift, logits": f"{abs(terms['shift']).max(initial=0.0):.2f}",
+                    "terms that have to be 0": values.size,
+                    "not 0": int((values != 0).sum()),
+                    "largest elsewhere, logits": f"{abs(others).max(initial=0.0):.2f}",
                 }
             )
     return rows

@@ -23,7 +23,7 @@ CONTROLS = {
     "smollm2": tuple(f"smollm2/control-{seed}" for seed in range(5)),
 }
 PAIRS = ("refusal/full", "refusal/lora", "refusal/planted", "refusal/attention", "smollm2/lora")
-PROMPTS, MODULES, DRAWS = {"refusal": 48, "smollm2": 16}, {"refusal": 3, "smollm2": 1}, 19
+PROMPTS, MODULES, DRAWS = {"refusal": 48, "smollm2": 12}, {"refusal": 3, "smollm2": 1}, 19
 SMALL = {
     "PAIRS": ("refusal/planted",),
     "PROMPTS": {"refusal": 6},
@@ -96,7 +96,7 @@ def main() -> None:
         sentences += [
             f"* `{name}`, {finding.name}, {finding.verdict}: {finding.sentence}"
             for finding in claims.from_table(table.tables["claims"])
-            if "rotated" in finding.name or "control" in finding.name
+            if finding.verdict != "not tested" and "permuted" not in finding.name
         ]
     found = markdown(rows, list(rows[0])) + "\n\n" + "\n".join(sentences)
     print(found)

@@ -26,6 +26,7 @@ from interp.analyzers.cross_patch.tables import (
     shares_of_controls,
 )
 from interp.analyzers.framework import Analyzer, Needs, Result, option
+from interp.display import as_sentence
 from interp.errors import UnsupportedModel
 from interp.experiments.cost import Work
 from interp.experiments.same_base import require_same_base
@@ -54,8 +55,10 @@ class CrossPatch(Analyzer):
     ``depth`` sets the depth of the claims, ``round(depth * blocks)`` (the paper's are about 60 %),
     before anything is seen; the table of depths has all. Returns a table of kind ``cross-patch``,
     one row per prompt at which the answers part, with ``cells`` (event, depth and readout),
-    ``layers`` (intervals by depth), ``rotations`` and, with controls, ``controls``. Raises
-    UnsupportedModel for a family whose stream between blocks cannot be read exactly.
+    ``layers`` (intervals by depth), ``rotations`` and, with controls, ``controls`` and ``parted``.
+    Rotations take a further copy of the changed weights; where weights cannot be exchanged, as of
+    quantised models, there are none. Raises UnsupportedModel for a family whose stream between
+    blocks cannot be read exactly.
     """
 
     name: ClassVar[str] = "cross-patch"
@@ -95,8 +98,9 @@ class CrossPatch(Analyzer):
         measured = cross_patch(study, study.pair, depths, self.max_new_tokens, "pair")
         rotated: list[Measured] = []
         controls: list[Measured] = []
+        limits: list[str] = []
         if measured.kept.any():
-            rotated = self._rotated(study, boundary)
+            rotated, limits = self._rotated(study, boundary)
             # indexed each time: a name for one control would keep it in memory beside the next
             for at in range(len(self.controls)):
                 title = f"control {at + 1}"
@@ -135,7 +139,7 @@ class CrossPatch(Analyzer):
             "controls": names,
             "controls_parted": sum(parted),
         }
-        limits = [SIDE_EFFECT, *([] if self.controls else [NO_CONTROL])]
+        limits = [SIDE_EFFECT, *limits, *([] if self.controls else [NO_CONTROL])]
         if controls and not all(parted):
             limits.append(
                 f"Under {len(parted) - sum(parted)} of {len(parted)} controls no answer parts within"
@@ -146,17 +150,21 @@ class CrossPatch(Analyzer):
         claims = claims_of(boundary, n_layers, len(rotated), sum(parted), summary)
         return Result(events, tables, claims, summary, limits)
 
-    def _rotated(self, study: Study, boundary: int) -> list[Measured]:
+    def _rotated(self, study: Study, boundary: int) -> tuple[list[Measured], list[str]]:
+        """Rotated changes, or why there are none."""
         if not self.rotations:
-            return []
-        modules = WeightModules.from_pair(study.pair)
+            return [], []
+        try:
+            modules = WeightModules.from_pair(study.pair)
+        except UnsupportedModel as error:
+            return [], [f"The change could not be rotated: {as_sentence(str(error))}"]
         measured = []
         for draw in study.progress(range(self.rotations), "rotated changes"):
             model = modules.rotated_model("rotated", seeded(study.seed, "rotation", draw))
             base = study.pair.require_base("a rotation")
             pair = Pair(model, base, study.pair.tokenizer, study.pair.digests)
             measured.append(cross_patch(study, pair, [boundary], self.max_new_tokens, "rotated"))
-        return measured
+        return measured, []
 
 
 def _no_event(summary: dict, analyzer: CrossPatch) -> str:

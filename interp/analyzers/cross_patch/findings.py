@@ -84,7 +84,7 @@ def _beyond_rotations(
             estimate=share(name, boundary),
             at_least=0.0,
             text=f"{text}{')' if name == 'interaction' else ''}.",
-            missing="no rotation of the change was drawn (--rotations)",
+            missing="no rotation of the change was drawn",
             also=also,
         )
     rotated = f"none of {rotations} rotations of the change makes any answers part"
