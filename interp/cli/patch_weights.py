@@ -71,13 +71,13 @@ class PatchWeightsOptions(TemplateFlags):
         """Raise OptionError for options that contradict each other; nothing is read."""
         if (self.positive is None) == (self.task is None):
             raise OptionError(
-                "give either --positive FILE or --task FILE: the prompts whose behaviour is measured"
+                "give either --positive FILE or --task FILE: prompts whose behaviour is measured"
             )
         if self.metric not in METRICS:
             raise OptionError(f"unknown --metric {self.metric!r}; use {', '.join(METRICS)}")
         if self.metric == "accuracy":
             raise OptionError(
-                "--metric accuracy has no gradient to rank modules by; use logit-diff or answer-loss"
+                "--metric accuracy has no gradient to rank by; use logit-diff or answer-loss"
             )
         if self.task is None and self.metric != "auto":
             raise OptionError(

@@ -50,7 +50,7 @@ _MLP_NORMS = ("feedforward", "ffn", "mlp", "ln_2", "norm2", "final_layer_norm")
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class ParameterPart:
     """A parameter of the scope, or some rows of a fused one.
 
     ``rows`` are along ``axis``, that of the outputs. ``by_token``: a row per token, as in an
@@ -64,11 +64,11 @@ class Piece:
     by_token: bool = False
 
     def take(self, tensor: Tensor) -> Tensor:
-        """This piece's entries of the parameter."""
+        """These entries of a tensor of the parameter's shape."""
         return tensor if self.rows is None else tensor.index_select(self.axis, self.rows)
 
     def put(self, tensor: Tensor, values: Tensor) -> Tensor:
-        """The parameter with this piece's entries replaced, in new memory."""
+        """A tensor of the parameter's shape with these entries replaced, in new memory."""
         values = values.to(tensor.dtype)
         return values if self.rows is None else tensor.index_copy(self.axis, self.rows, values)
 
@@ -80,13 +80,13 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class WeightModule:
-    """A part of the change: block (-1 outside the blocks), name of the part, pieces of
-    parameters.
+    """A part of the change: block (-1 outside the blocks), name, and its parameters, of fused ones
+    some rows.
     """
 
     layer: int
     part: str
-    pieces: tuple[Piece, ...]
+    parameters: tuple[ParameterPart, ...]
 
     @property
     def name(self) -> str:
@@ -95,8 +95,8 @@ class WeightModule:
 
     @property
     def changes(self) -> list[Tensor]:
-        """The change of every piece."""
-        return [piece.change for piece in self.pieces]
+        """The change of every parameter."""
+        return [parameter.change for parameter in self.parameters]
 
     @cached_property
     def size(self) -> int:
@@ -111,7 +111,7 @@ class WeightModule:
 
     def values(self, role: Role) -> list[Tensor]:
         """Its weights in one of the models."""
-        return [piece.take(getattr(piece.pair, role)) for piece in self.pieces]
+        return [parameter.take(getattr(parameter.pair, role)) for parameter in self.parameters]
 
     def shifted(self, role: Role, changes: Values, factor: float = 1.0) -> list[Tensor]:
         """Its weights in one of the models plus ``factor`` times some change of theirs."""
@@ -121,16 +121,16 @@ class WeightModule:
         ]
 
     def permuted(self, generator: torch.Generator) -> list[Tensor]:
-        """Its change with the entries of every piece permuted."""
+        """Its change with the entries of every parameter permuted."""
         return [permuted_update(change, generator) for change in self.changes]
 
     def rotated(self, generator: torch.Generator) -> list[Tensor]:
-        """Its change with the singular vectors of every piece rotated at random: all singular
+        """Its change with the singular vectors of every parameter rotated at random: all singular
         values stay.
         """
         return [
-            rotated_update(piece.change, generator, left=not piece.by_token)
-            for piece in self.pieces
+            rotated_update(parameter.change, generator, left=not parameter.by_token)
+            for parameter in self.parameters
         ]
 
 
@@ -158,11 +158,11 @@ class WeightModules:
             )
         scope = Scope.from_pair(pair, "all")
         places = _places(base, division)
-        found: dict[tuple[int, str], list[Piece]] = {}
+        found: dict[tuple[int, str], list[ParameterPart]] = {}
         for index, each in enumerate(scope.pairs):
-            for piece, layer, part in _pieces(base, each, index, places, division):
-                if not torch.equal(*(piece.take(value) for value in (each.base, each.tuned))):
-                    found.setdefault((layer, part), []).append(piece)
+            for parameter, layer, part in _parameter_parts(base, each, index, places, division):
+                if not torch.equal(*(parameter.take(value) for value in (each.base, each.tuned))):
+                    found.setdefault((layer, part), []).append(parameter)
         order = {part: at for at, part in enumerate(base.anatomy.matrices)}
         keys = sorted(found, key=lambda key: (key[0], order.get(key[1], len(order)), key[1]))
         return cls(scope, tuple(WeightModule(*key, tuple(found[key])) for key in keys))
@@ -174,8 +174,10 @@ class WeightModules:
             for each in self.scope.pairs
         ]
         for number, module_values in values.items():
-            for piece, value in zip(self.modules[number].pieces, module_values, strict=True):
-                tensors[piece.index] = piece.put(tensors[piece.index], value)
+            for parameter, value in zip(
+                self.modules[number].parameters, module_values, strict=True
+            ):
+                tensors[parameter.index] = parameter.put(tensors[parameter.index], value)
         return tensors
 
     @contextmanager
@@ -243,19 +245,19 @@ def _places(base: Model, division: str) -> _Places:
     return places
 
 
-def _pieces(
+def _parameter_parts(
     base: Model, pair: ParameterPair, index: int, places: _Places, division: str
-) -> Iterator[tuple[Piece, int, str]]:
+) -> Iterator[tuple[ParameterPart, int, str]]:
     if pair.name in places:
         for layer, part, rows, axis in places[pair.name]:
-            yield Piece(pair, index, rows, axis), layer, part
+            yield ParameterPart(pair, index, rows, axis), layer, part
         return
     layer, part = _part_of_rest(base, pair.name)
     if division == "groups":
         part = _GROUPS.get(part, part)
     elif part.endswith(".post-norm"):
         part = part.replace("post-norm", "norm")
-    yield Piece(pair, index, by_token=layer == OUTSIDE and pair.base.ndim == 2), layer, part
+    yield ParameterPart(pair, index, by_token=layer == OUTSIDE and pair.base.ndim == 2), layer, part
 
 
 def _part_of_rest(base: Model, name: str) -> tuple[int, str]:

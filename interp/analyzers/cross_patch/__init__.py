@@ -142,7 +142,7 @@ class CrossPatch(Analyzer):
         limits = [SIDE_EFFECT, *limits, *([] if self.controls else [NO_CONTROL])]
         if controls and not all(parted):
             limits.append(
-                f"Under {len(parted) - sum(parted)} of {len(parted)} controls no answer parts within"
+                f"Under {parted.count(False)} of {len(parted)} controls no answer parts within"
                 f" {self.max_new_tokens} tokens: there are no terms to compare with."
             )
         if not measured.kept.any():

@@ -155,7 +155,7 @@ class PatchWeights(Analyzer):
         return exact, min(self.null_modules, exact) if self.draws else 0
 
     def _order(self, ranking: Study, weights: WeightModules, predicted: np.ndarray) -> list[int]:
-        """Modules by the mean of both first-order terms, in the direction of the metric's change."""
+        """Modules by the mean of both first-order terms, in the direction of the change."""
         ends, _ = metric_of_states(ranking, weights, [], "metric")
         direction = 1.0 if ends[1].mean() >= ends[0].mean() else -1.0
         order = np.argsort(-direction * predicted.mean(0), kind="stable")
@@ -252,13 +252,13 @@ class PatchWeights(Analyzer):
 
 
 def _at_norm(module: WeightModule, control: WeightModule | None, ratio: float) -> list[Tensor]:
-    """A control's change of a module, scaled; pieces that it does not change are zero."""
-    by_name = {} if control is None else {p.pair.name: p.change for p in control.pieces}
+    """A control's change of a module, scaled; parameters that it does not change are zero."""
+    by_name = {} if control is None else {p.pair.name: p.change for p in control.parameters}
     return [
-        by_name[piece.pair.name].to(piece.change) / ratio
-        if piece.pair.name in by_name
-        else piece.change * 0
-        for piece in module.pieces
+        by_name[parameter.pair.name].to(parameter.change) / ratio
+        if parameter.pair.name in by_name
+        else parameter.change * 0
+        for parameter in module.parameters
     ]
 
 
@@ -269,11 +269,9 @@ def _exchanged(study: Study, effects: Effects):
 
 def _unchanged(study: Study, weights: WeightModules, names: Sequence[str]) -> Result:
     """The result for a pair without a changed weight."""
-    nothing = np.zeros((2, 0))
-    effects = Effects(
-        study, weights, np.zeros((2, len(study.prompts(GROUP)))), [], nothing, [],
-        np.zeros((0, len(study.prompts(GROUP)))), np.zeros((0, len(study.prompts(GROUP)))), None, {},
-    )  # fmt: skip
+    nothing, none = np.zeros((2, 0)), np.zeros((0, len(study.prompts(GROUP))))
+    ends = np.zeros((2, none.shape[1]))
+    effects = Effects(study, weights, ends, [], nothing, [], none, none, None, {})
     summary = {"modules": 0, "exact": 0, "controls": list(names)}
     lead = "Fine-tuning changed no weight: there is no module to exchange."
     tables = {"effects": effects_table(effects), "random": random_table(effects)}

@@ -1,5 +1,5 @@
-"""The metric with single modules inserted in the base, or taken out of the fine-tuned model, and its
-first-order predictions.
+"""The metric with single modules inserted in the base, or taken out of the fine-tuned model, and
+its first-order predictions.
 """
 
 from __future__ import annotations
@@ -123,8 +123,10 @@ def first_order(study: Study, weights: WeightModules) -> Float[np.ndarray, "2 M"
             gradients = _gradients(weights, start, batch, objective)
             for number, module in enumerate(weights.modules):
                 terms = [
-                    (piece.take(widen(gradients[piece.index])) * piece.change).double().sum()
-                    for piece in module.pieces
+                    (parameter.take(widen(gradients[parameter.index])) * parameter.change)
+                    .double()
+                    .sum()
+                    for parameter in module.parameters
                 ]
                 totals[at, number] += torch.stack(terms).sum().to(totals.device)
     return to_host(totals / len(inputs))

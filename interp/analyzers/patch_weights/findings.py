@@ -19,7 +19,9 @@ CONTROLS = {
 VERBS = {"inserted": "inserts", "removed": "removes"}
 WHAT = {
     "inserted": "alone, inserted in the base, gives {value} of the change of the {number}",
-    "removed": "alone, taken out of the fine-tuned model, takes {value} of the change of the {number}",
+    "removed": (
+        "alone, taken out of the fine-tuned model, takes {value} of the change of the {number}"
+    ),
 }
 SHIFT = {"column": "tuned", "minus": {"column": "base"}}
 
