@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from interp import claims, organisms
 from interp.analyzers.cross_patch import CrossPatch
@@ -289,6 +290,31 @@ def test_an_adapter_switched_is_its_merged_model(tmp_path):
     assert one.events == other.events
     assert one.kept.any()
     np.testing.assert_allclose(one.margins, other.margins, atol=1e-4)
+
+
+def test_switching_blocks_of_an_adapter_is_patching(tmp_path):
+    """A cell is the module with the adapter on below the depth and off from there, or the reverse."""
+    pair = Pair.from_modules(
+        tiny.lora("llama", build("llama"), tmp_path / "lora"), None, tiny.tokenizer()
+    )
+    measured = measure(Study(pair, OneClass(tiny.contrast(3).positive), None))
+    study = Study(pair, OneClass(tiny.contrast(3).positive), None)
+    module = pair.tuned.module
+    layers = {
+        path: layer for path, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)
+    }
+    for depth in range(1, 3):
+        for upstream in (0, 1):
+            for path, layer in layers.items():
+                below = int(path.split(".layers.")[1].split(".")[0]) < depth
+                layer.enable_adapters(bool(upstream) is below)
+            for at, event in enumerate(measured.events):
+                with torch.no_grad():
+                    logits = module(torch.tensor([event.text(study).ids])).logits[0, -1]
+                margin = float(logits[event.tuned_token] - logits[event.base_token])
+                cells = measured.margins[:, at, depth, upstream, 1 - upstream]
+                # the adapter is on no norm and no head: one readout
+                np.testing.assert_allclose(cells, margin, atol=2e-6)
 
 
 def test_controls_and_rotations_are_measured_where_their_own_answers_part():
