@@ -27,7 +27,7 @@ CONTROLS = {
     "smollm2": tuple(f"smollm2/control-{seed}" for seed in range(5)),
 }
 PAIRS = ("refusal/full", "refusal/lora", "refusal/planted", "refusal/partial", "smollm2/lora")
-PROMPTS, TOKENS = {"refusal": 48, "smollm2": 12}, 64
+PROMPTS, TOKENS = {"refusal": 48, "smollm2": 12}, 48
 ROTATIONS = {"refusal": 39, "smollm2": 19}
 CHILDREN = (("refusal/full", "below", (2, 4)), ("refusal/planted", "from there on", (1, 3)))
 SMALL = {

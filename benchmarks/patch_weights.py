@@ -96,7 +96,8 @@ def main() -> None:
         sentences += [
             f"* `{name}`, {finding.name}, {finding.verdict}: {finding.sentence}"
             for finding in claims.from_table(table.tables["claims"])
-            if finding.verdict != "not tested" and "permuted" not in finding.name
+            if finding.verdict != "not tested"
+            and not finding.name.endswith(("permuted", "changes"))
         ]
     found = markdown(rows, list(rows[0])) + "\n\n" + "\n".join(sentences)
     print(found)

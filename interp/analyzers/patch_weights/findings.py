@@ -91,7 +91,7 @@ def _beyond_random(
         end = (
             f". Single modules ({summary['exact']} of {summary['modules']}"
             f"{', and the rest at once' if summary['exact'] < summary['modules'] else ''}) sum to"
-            " {sum:.1%} inserted and {removed_sum:.1%} taken out: what is missing to 100 % is"
+            " {sum:.1%} inserted and {removed_sum:.1%} taken out: the difference from 100 % is"
             " interaction."
         )
     where = {"kind": kind, "layer": module.layer, "part": module.part}
