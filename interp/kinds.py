@@ -288,6 +288,26 @@ KINDS: dict[str, Kind] = {
     "graft-layers": Kind(
         figure="interp.figures.graft:graft_layers_figure", heading="Masks by block"
     ),
+    "cross-patch": Kind(
+        analyzer="interp.analyzers.cross_patch:CrossPatch",
+        replayable=True,
+        help="which half of the blocks decides where the models' answers part",
+        section="Which half decides",
+        order=35,
+    ),
+    "cross-patch-layers": Kind(
+        figure="interp.figures.cross_patch:cross_patch_layers_figure",
+        heading="What late blocks add, on either model's stream",
+    ),
+    "patch-weights": Kind(
+        analyzer="interp.analyzers.patch_weights:PatchWeights",
+        replayable=True,
+        help="which matrices, exchanged one at a time, carry a behaviour",
+        figure="interp.figures.patch_weights:patch_weights_figure",
+        heading="Single matrices inserted and taken out",
+        section="Weight patching by module",
+        order=36,
+    ),
     "places": Kind(
         analyzer="interp.agreement:Agreement",
         replayable=True,

@@ -32,6 +32,8 @@ _LISTED = (
     "tuco",
     "intruders",
     "graft",
+    "patch-weights",
+    "cross-patch",
     "control",
     "agree",
     "stitch",

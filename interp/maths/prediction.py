@@ -68,3 +68,21 @@ def observation_interval(values: ArrayLike, level: float = 0.95) -> tuple[float,
         * (1 + 1 / values.size) ** 0.5
     )
     return mean - half_width, mean + half_width
+
+
+def observation_p(value: SupportsFloat, draws: ArrayLike) -> float:
+    """One-sided p that one more observation from the normal distribution of ``draws`` is at least
+    ``value``: Student's t of ``(value - mean) / (sd sqrt(1 + 1/k))`` with k - 1 degrees of freedom.
+
+    Unlike a rank, it can be small enough for a correction over several tests with few draws; it
+    rests on their normality. NaN for a NaN among the numbers and with fewer than two draws.
+    """
+    draws = np.asarray(draws, dtype=np.float64).ravel()
+    value = float(value)
+    if draws.size < 2 or np.isnan(value) or np.isnan(draws).any():
+        return float("nan")
+    spread = float(draws.std(ddof=1)) * (1 + 1 / draws.size) ** 0.5
+    distance = value - float(draws.mean())
+    if spread == 0:
+        return 0.0 if distance > 0 else 1.0
+    return float(special.stdtr(draws.size - 1, -distance / spread))

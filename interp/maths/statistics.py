@@ -22,6 +22,7 @@ __all__ = [
     "benjamini_hochberg",
     "calibration_error",
     "clopper_pearson",
+    "holm",
     "minimum_detectable_effect",
     "paired_t_test",
     "paired_t_test_from_moments",
@@ -77,6 +78,22 @@ def benjamini_hochberg(p: ArrayLike) -> np.ndarray:
     adjusted = np.full(p.shape, np.nan)
     is_tested = ~np.isnan(p)
     adjusted[is_tested] = false_discovery_control(p[is_tested])
+    return adjusted
+
+
+def holm(p: ArrayLike) -> np.ndarray:
+    """Adjusted p-values (Holm, 1979), which bound the chance of any false rejection, in the same
+    order and shape; NaN is not a test and stays NaN.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    is_tested = ~np.isnan(p)
+    tested = p[is_tested]
+    order = np.argsort(tested)
+    steps = tested[order] * np.arange(tested.size, 0, -1)
+    corrected = np.empty_like(tested)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    adjusted[is_tested] = corrected
     return adjusted
 
 

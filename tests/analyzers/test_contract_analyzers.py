@@ -22,6 +22,7 @@ from interp.analyzers.compare import Compare
 from interp.analyzers.concept_shift import ConceptShift
 from interp.analyzers.contrastive_generation import ContrastiveGeneration
 from interp.analyzers.control_locations import ControlLocations
+from interp.analyzers.cross_patch import CrossPatch
 from interp.analyzers.diff_mining import DiffMining
 from interp.analyzers.discover import Discover
 from interp.analyzers.dissociation import Dissociation
@@ -30,6 +31,7 @@ from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.graft import Graft
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.monitor import Monitor
+from interp.analyzers.patch_weights import PatchWeights
 from interp.analyzers.perplexity_differencing import PerplexityDifferencing
 from interp.analyzers.redundancy import Redundancy
 from interp.analyzers.refusal_direction import RefusalDirection
@@ -176,6 +178,14 @@ def dictionary_diff(study, way, unit):
     return SaeDiff(dictionary, way, "blocks.1.hook_resid_post", Thresholds(folds=2))
 
 
+def cross_patch(study, _, unit):
+    return CrossPatch(max_new_tokens=4, rotations=2)
+
+
+def patch_weights(study, _, unit):
+    return PatchWeights(selection=other(study).contrast, exact=4, null_modules=1, draws=2)
+
+
 def stitch(study, _, unit):
     turned = other(study)
     # fine-tuned models are stitched in one base, so the other is of the same family
@@ -241,6 +251,8 @@ OF_PAIRS = (
     compare,
     concept_shift,
     graft,
+    cross_patch,
+    patch_weights,
     stitch,
     discover,
     contrastive_generation,
