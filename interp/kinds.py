@@ -274,6 +274,37 @@ KINDS: dict[str, Kind] = {
     "graft-layers": Kind(
         figure="interp.figures.graft:graft_layers_figure", heading="Masks by block"
     ),
+    "wrapped-pruning": Kind(
+        analyzer="interp.analyzers.wrapped_pruning:WrappedPruning",
+        replayable=True,
+        help="did fine-tuning remove the base's way of answering, or leave it and hide it",
+        command="wrapped",
+        figure="interp.figures.wrapped:pruning_figure",
+        heading="Do the base's answers return when neurons are pruned?",
+        section="Hidden or gone: pruning",
+        order=35,
+    ),
+    "wrapped-probes": Kind(
+        analyzer="interp.analyzers.wrapped_probes:WrappedProbes",
+        figure="interp.figures.wrapped:probes_figure",
+        heading="Can the base's answer be read from the stream?",
+        section="Hidden or gone: linear probes",
+        order=36,
+    ),
+    "wrapped-reversal": Kind(
+        analyzer="interp.analyzers.wrapped_reversal:WrappedReversal",
+        figure="interp.figures.wrapped:reversal_figure",
+        heading="How many steps bring the base's answers back?",
+        section="Hidden or gone: reverse fine-tuning",
+        order=37,
+    ),
+    "wrapped-conjugate": Kind(
+        analyzer="interp.analyzers.wrapped_conjugate:WrappedConjugate",
+        figure="interp.figures.wrapped:conjugate_figure",
+        heading="Are the base's answers given in another register?",
+        section="Hidden or gone: conjugate prompting",
+        order=38,
+    ),
     "places": Kind(
         analyzer="interp.agreement:Agreement",
         replayable=True,

@@ -32,6 +32,7 @@ _LISTED = (
     "tuco",
     "intruders",
     "graft",
+    "wrapped",
     "control",
     "agree",
     "stitch",

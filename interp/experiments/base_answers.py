@@ -7,7 +7,7 @@ selection split, on which things are located, trained and chosen, and a held-out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,27 @@ from interp.maths.host import to_host
 from interp.metrics import token_losses
 from interp.models.model import Model
 from interp.prompts import Encoded, Prompt
-from interp.rows import PromptRow, flag
+from interp.provenance import JSON
+from interp.rows import PromptRow, flag, key, text
 from interp.study import Study
 
 CHANGED = "answers-changed"
+BASE, TUNED, CONTROL, RANDOM, WORDS = "base", "tuned", "control", "random", "words"
+"""Roles of models in tables."""
 BYTES_PER_LOGIT = 16
+
+
+class ModelRow:
+    """A row per model, and what a subclass adds."""
+
+    role: str = key("tuned, base, random (a random start), words (of the prompt) or control")
+    control: int = key("number of the control fine-tune, from 0; -1 for other models")
+    model: str = text("name of the model")
+
+
+def model_columns(role: str, name: str, control: int = -1) -> dict[str, Any]:
+    """The columns of ``ModelRow`` for one row."""
+    return {"role": role, "control": control, "model": name}
 
 
 class ChangedRow(PromptRow):
@@ -156,14 +172,15 @@ def read_answers(
     return Reading(writes, losses)
 
 
-def changed_claim(table: str) -> Claim:
+def changed_claim(table: str, where: Mapping[str, JSON] | None = None) -> Claim:
     """That fine-tuning changed answers at all; the other claims of these analyzers require it.
 
-    ``table``: the sub-table of held-out prompts, with the columns of ``ChangedRow``.
+    ``table``: the sub-table of held-out prompts, with the columns of ``ChangedRow``; ``where``: the
+    rows of it that count.
     """
     return Claim(
         name=CHANGED,
-        estimate=mean("changed", table=table),
+        estimate=mean("changed", table=table, where=where or {}),
         at_least=0.0,
         reference=0.0,
         control="two equal models, of which none differ",

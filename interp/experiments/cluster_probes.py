@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 FOLDS = 5
-MAX_ITERATIONS = 300
+MAX_ITERATIONS, TOLERANCE = 300, 1e-3
 
 
 def cluster_folds(clusters: Sequence[str], seed: int, folds: int = FOLDS) -> Int[np.ndarray, " n"]:
@@ -40,7 +40,9 @@ def cross_validated(
 
 
 def _predicted(
-    features: Float[np.ndarray, "n W"], labels: Int[np.ndarray, " n"], fitted: Bool[np.ndarray, " n"]
+    features: Float[np.ndarray, "n W"],
+    labels: Int[np.ndarray, " n"],
+    fitted: Bool[np.ndarray, " n"],
 ) -> Int[np.ndarray, " m"]:
     """Predicted labels of the rows that are not fitted."""
     classes = np.unique(labels[fitted])
@@ -56,7 +58,9 @@ def _predicted(
     with warnings.catch_warnings():
         # a few more iterations do not change which class is the likeliest
         warnings.simplefilter("ignore", ConvergenceWarning)
-        probe = LogisticRegression(max_iter=MAX_ITERATIONS).fit(inputs[fitted], labels[fitted])
+        probe = LogisticRegression(max_iter=MAX_ITERATIONS, tol=TOLERANCE).fit(
+            inputs[fitted], labels[fitted]
+        )
     return probe.predict(inputs[~fitted])
 
 

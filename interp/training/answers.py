@@ -41,19 +41,13 @@ class AnswerTraining:
     ) -> None:
         if module.dtype in (torch.bfloat16, torch.float16):
             module = module.float()
-        self._parameters = (
-            list(module.parameters()) if how == FULL else _add_adapter(module, seed)
-        )
+        self._parameters = list(module.parameters()) if how == FULL else _add_adapter(module, seed)
         self.model = Model.wrap(name, module)
         for parameter in self._parameters:
             parameter.requires_grad_(True)
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=learning_rate, weight_decay=0.0
-        )
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=0.0)
 
-    def step(
-        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-    ) -> float:
+    def step(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> float:
         """One step on a batch of answers; their mean loss before it, nats per token.
 
         Raises OptionError where the loss is no longer finite.

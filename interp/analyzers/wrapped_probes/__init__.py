@@ -19,8 +19,8 @@ from typing import ClassVar
 
 from interp.analyzers.framework import Analyzer, Needs, Result, option
 from interp.analyzers.wrapped_probes.compute import (
-    RANDOM,
-    WORDS,
+    RANDOM_START,
+    WORDS_OF_PROMPT,
     Probed,
     best_depth,
     labelled_answers,
@@ -35,7 +35,15 @@ from interp.analyzers.wrapped_probes.findings import (
     depths_table,
     shuffled_table,
 )
-from interp.experiments.base_answers import BaseAnswers
+from interp.experiments.base_answers import (
+    BASE,
+    CONTROL,
+    RANDOM,
+    TUNED,
+    WORDS,
+    BaseAnswers,
+    model_columns,
+)
 from interp.experiments.cost import Work
 from interp.experiments.discovery.models import each_model, model_names
 from interp.experiments.same_base import require_same_base
@@ -111,21 +119,33 @@ class WrappedProbes(Analyzer):
             probe(names[number], pair.tuned) for number, pair in each_model(study, self.controls)
         ]
         tuned, controls = models[0], models[1:]
-        random = probe(RANDOM, Model.wrap(RANDOM, random_start(study.pair.tuned, study.seed)))
-        words = Probed(WORDS, *word_counts(answers, labelled))
+        random = probe(
+            RANDOM_START, Model.wrap(RANDOM_START, random_start(study.pair.tuned, study.seed))
+        )
+        words = Probed(WORDS_OF_PROMPT, *word_counts(answers, labelled))
         depth = best_depth(base)
-        shuffled = {
-            one.name: shuffled_accuracies(labelled, one, depth, self.permutations, study.seed)
+        shuffled = [
+            shuffled_accuracies(labelled, one, depth, self.permutations, study.seed)
             for one in (base, tuned)
-        }
+        ]
         tables = {
             "answers": answers_table(answers, labelled, depth, base, tuned, words, random),
-            "shuffled": shuffled_table(shuffled),
+            "shuffled": shuffled_table(*shuffled),
         }
         if controls:
             tables["controls"] = controls_rows(base, controls, depth)
+        shown = [
+            (model_columns(BASE, base.name), base),
+            (model_columns(TUNED, tuned.name), tuned),
+            (model_columns(WORDS, words.name), words),
+            (model_columns(RANDOM, random.name), random),
+            *(
+                (model_columns(CONTROL, one.name, number), one)
+                for number, one in enumerate(controls)
+            ),
+        ]
         return Result(
-            depths_table(labelled, depth, [base, tuned, words, random, *controls]),
+            depths_table(labelled, depth, shown),
             tables,
             claims_of(answers, labelled, depth, study.pair.tuned.anatomy.n_layers, len(controls)),
             {
@@ -140,4 +160,3 @@ class WrappedProbes(Analyzer):
             },
             [*LIMITS, *labelled.notes, *([] if self.controls else [NO_CONTROL])],
         )
-

@@ -24,7 +24,7 @@ from interp.models.model import Model
 from interp.prompts import Encoded
 from interp.sites import Site
 
-WORDS, RANDOM = "words of the prompt", "random start"
+WORDS_OF_PROMPT, RANDOM_START = "words of the prompt", "random start"
 MIN_CLUSTERS = 2
 """A label is used if its prompts lie in so many clusters of each split."""
 
@@ -85,7 +85,7 @@ def labelled_answers(
         )
     places = [token - 1] if token else list(range(longest))
     usable = [_usable_rows(answers, splits, place) for place in places]
-    chosen = next((at for at, (_, names) in enumerate(usable) if len(names) > 1), 0)
+    chosen = _first_place(splits, usable)
     (selection, held_out), names = usable[chosen]
     place = places[chosen]
     if len(names) < 2:
@@ -115,6 +115,22 @@ def labelled_answers(
         told,
         _notes(len(names), largest, told),
     )
+
+
+def _first_place(
+    splits: Sequence[np.ndarray], usable: Sequence[tuple[list[np.ndarray], list[int]]]
+) -> int:
+    """The first place at which two labels can be used and half of the prompts of each split kept;
+    else the one that keeps most prompts, and 0 where no place has two labels.
+    """
+    shares = [
+        min(len(kept) / len(rows) for kept, rows in zip(parts, splits, strict=True))
+        if len(names) > 1
+        else 0.0
+        for parts, names in usable
+    ]
+    enough = [at for at, share in enumerate(shares) if share >= 0.5]
+    return enough[0] if enough else int(np.argmax(shares))
 
 
 def _token(answer: Sequence[int], place: int) -> int:
@@ -187,13 +203,11 @@ def word_counts(
         for index in answers.encoded[row].ids:
             counts[at, 0, column[index]] += 1
     first = len(labelled.selection)
-    probed = _probed(labelled, WORDS, counts[:first], counts[first:])
+    probed = _probed(labelled, WORDS_OF_PROMPT, counts[:first], counts[first:])
     return probed.selection, probed.held_out, probed.features
 
 
-def _probed(
-    labelled: Labelled, name: str, selection: np.ndarray, held_out: np.ndarray
-) -> Probed:
+def _probed(labelled: Labelled, name: str, selection: np.ndarray, held_out: np.ndarray) -> Probed:
     correct = []
     for rows, features in ((labelled.selection, selection), (labelled.held_out, held_out)):
         labels, folds = labelled.labels[rows], labelled.folds[rows]

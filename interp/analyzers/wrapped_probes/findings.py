@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,22 +10,26 @@ import numpy as np
 from interp.analyzers.wrapped_probes.compute import Labelled, Probed
 from interp.claims import Claim, Draws, mean
 from interp.claims.control_fine_tunes import ControlRow, beyond_new_control, controls_table
-from interp.experiments.base_answers import CHANGED, BaseAnswers, ChangedRow, changed_claim
+from interp.experiments.base_answers import (
+    BASE,
+    CHANGED,
+    TUNED,
+    BaseAnswers,
+    ChangedRow,
+    ModelRow,
+    changed_claim,
+)
 from interp.maths.intervals import cluster_interval
 from interp.rows import DrawRow, flag, key, measure, rows_table
 from interp.table import Table
 
 MARGIN = 0.1
 """Accuracy that a probe of the fine-tuned model may lose for its stream to tell as much."""
-TUNED = "tuned"
 
 
-class ProbeDepthRow:
+class ProbeDepthRow(ModelRow):
     """A row per model and depth, cross-validated by cluster."""
 
-    model: str = key(
-        "base, the fine-tuned model, words of the prompt, random start, or a control fine-tune"
-    )
     depth: int = key("blocks that the stream has passed; 0 for words of the prompt")
     chosen: bool = flag("the depth chosen by the base on the selection split")
     accuracy: float = measure("share of held-out prompts whose label the probe gives")
@@ -48,7 +52,7 @@ class ProbedRow(ChangedRow):
 class ShuffledRow(DrawRow):
     """A row per shuffle of the labels, at the chosen depth."""
 
-    model: str = key("base or tuned")
+    role: str = key("base or tuned")
     accuracy: float = measure("share of held-out prompts whose shuffled label the probe gives")
 
 
@@ -58,16 +62,18 @@ class ProbedControlRow(ControlRow):
     lost: float = measure("accuracy of the base's probe minus that of the control's")
 
 
-def depths_table(labelled: Labelled, depth: int, probed: Sequence[Probed]) -> Table:
-    """One row per model and depth."""
+def depths_table(
+    labelled: Labelled, depth: int, probed: Sequence[tuple[dict[str, Any], Probed]]
+) -> Table:
+    """One row per model and depth; ``probed``: each with the columns of ``ModelRow``."""
     rows: list[dict[str, Any]] = []
     clusters = [labelled.clusters[row] for row in labelled.held_out.tolist()]
-    for one in probed:
+    for columns, one in probed:
         for at, (selection, held_out) in enumerate(zip(one.selection, one.held_out, strict=True)):
             interval = cluster_interval(held_out, clusters)
             rows.append(
                 {
-                    "model": one.name,
+                    **columns,
                     "depth": at,
                     "chosen": at == depth,
                     "accuracy": interval.value,
@@ -107,15 +113,14 @@ def answers_table(
     )
 
 
-def shuffled_table(accuracies: Mapping[str, np.ndarray]) -> Table:
-    """Shuffles of the labels, of the base and of the fine-tuned model (in this order)."""
-    (base, tuned) = accuracies.values()
+def shuffled_table(base: np.ndarray, tuned: np.ndarray) -> Table:
+    """Accuracies for shuffled labels, of the base and of the fine-tuned model."""
     return rows_table(
         ShuffledRow,
         "",
         {
             "draw": np.concatenate([np.arange(len(base)), np.arange(len(tuned))]),
-            "model": ["base"] * len(base) + [TUNED] * len(tuned),
+            "role": [BASE] * len(base) + [TUNED] * len(tuned),
             "accuracy": np.concatenate([base, tuned]),
         },
     )
@@ -153,7 +158,7 @@ def _readable(labelled: Labelled, depth: int, n_blocks: int) -> Claim:
         name="still-readable",
         estimate=mean("tuned", table="answers"),
         at_least=labelled.largest,
-        null=Draws("shuffled", "accuracy", where={"model": TUNED}),
+        null=Draws("shuffled", "accuracy", where={"role": TUNED}),
         control="probes of labels shuffled by cluster",
         requires=[CHANGED],
         text=(

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from interp.analyzers.framework import Analyzer, Needs, Result, option
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
 from interp.analyzers.wrapped_pruning.compute import (
     PrunedModel,
     prune_model,
@@ -33,6 +33,7 @@ from interp.analyzers.wrapped_pruning.tables import (
     sizes_table,
     units_table,
 )
+from interp.errors import OptionError
 from interp.experiments.base_answers import BaseAnswers
 from interp.experiments.cost import Work
 from interp.experiments.discovery.models import each_model, model_names
@@ -78,9 +79,15 @@ class WrappedPruning(Analyzer):
         choices=(OUTPUT, ALL),
     )
     sizes: tuple[int, ...] = option(
-        (1, 2, 5, 10, 15, 20, 30, 50, 100), "Numbers of neurons to prune.", ge=1
+        (1, 2, 5, 10, 15, 20, 30, 50, 100), "Numbers of neurons to prune."
     )
     random_sets: int = option(39, "Random sets of the chosen size.", ge=1)
+
+    def check(self, known: Known) -> None:
+        """Raise OptionError for sizes that are not numbers of neurons."""
+        super().check(known)
+        if not self.sizes or min(self.sizes) < 1:
+            raise OptionError(f"sizes are {list(self.sizes)}; give numbers of neurons from 1 on")
 
     def require(self, study: Study) -> None:
         """Raise OptionError or PairError for a study or controls that cannot be compared."""

@@ -13,9 +13,7 @@ _ROWS = {"table": "answers", "where": {"changed": True}}
 _CONTROL = "random sets with as many neurons per block, matched on the size of their change"
 
 
-def claims_of(
-    answers: BaseAnswers, tuned: PrunedModel, score: str, n_controls: int
-) -> list[Claim]:
+def claims_of(answers: BaseAnswers, tuned: PrunedModel, score: str, n_controls: int) -> list[Claim]:
     """That answers changed, that they return, that their loss does, and more than in controls.
 
     Only the first is made where no held-out answer changed, or nothing was pruned.

@@ -64,9 +64,7 @@ def first_order_scores(
         chosen = [answers.answers[row] for row in rows[some].tolist()]
         target = Batch.pad(chosen, study.pad_id, device=model.device)
 
-        def loss(
-            logits: Float[Tensor, "B A V"], target: Batch = target
-        ) -> Float[Tensor, " B"]:
+        def loss(logits: Float[Tensor, "B A V"], target: Batch = target) -> Float[Tensor, " B"]:
             lengths = target.mask.sum(1)
             return token_losses(logits, target.ids, target.mask).sum(1) / lengths
 
@@ -90,9 +88,7 @@ def first_order_scores(
     return to_host(sums / len(rows))
 
 
-def _sum_of(
-    part: BatchPart, site: Site, values: Float[Tensor, "r n N"]
-) -> Float[Tensor, " N"]:
+def _sum_of(part: BatchPart, site: Site, values: Float[Tensor, "r n N"]) -> Float[Tensor, " N"]:
     terms = widen(values[part.mask]) * widen(part.gradients[site][part.mask])
     return float64_sum(terms)
 
@@ -104,9 +100,7 @@ def _input_hooks(anatomy: Anatomy) -> dict[str, str]:
     return {"mlp.in": "mlp.hook_pre"}
 
 
-def pruning_order(
-    scores: Float[np.ndarray, "L N"], signed: bool
-) -> list[tuple[int, int]]:
+def pruning_order(scores: Float[np.ndarray, "L N"], signed: bool) -> list[tuple[int, int]]:
     """Neurons in the order in which they are pruned: by the largest score, those whose score is
     above 0 (``signed``, Jain et al.), or all by the largest absolute value (Taylor pruning).
     """

@@ -9,7 +9,15 @@ import numpy as np
 
 from interp.analyzers.wrapped_pruning.compute import OwnAnswers, PrunedModel
 from interp.claims.control_fine_tunes import ControlRow, controls_table
-from interp.experiments.base_answers import BaseAnswers, ChangedRow, Reading
+from interp.experiments.base_answers import (
+    CONTROL,
+    TUNED,
+    BaseAnswers,
+    ChangedRow,
+    ModelRow,
+    Reading,
+    model_columns,
+)
 from interp.maths.intervals import cluster_interval
 from interp.rows import DrawRow, UnitRow, flag, key, measure, rows_table
 from interp.table import Table
@@ -17,10 +25,9 @@ from interp.table import Table
 NAN = float("nan")
 
 
-class SizeRow:
+class SizeRow(ModelRow):
     """A row per model and number of pruned neurons, on the held-out split."""
 
-    model: str = key("the fine-tuned model, or a control fine-tune")
     size: int = key("neurons set to zero, from the first of the order on", "neurons")
     chosen: bool = flag("the size chosen on the selection split")
     writes: float = measure("share of prompts to which it writes the base's answer")
@@ -88,7 +95,7 @@ def sizes_table(
             interval = cluster_interval(held_out.writes, clusters)
             rows.append(
                 {
-                    "model": name,
+                    **model_columns(CONTROL if number else TUNED, name, number - 1),
                     "size": size,
                     "chosen": size == one.size,
                     "writes": interval.value,

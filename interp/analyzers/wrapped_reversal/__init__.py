@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from interp.analyzers.framework import Analyzer, Needs, Result, option
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
 from interp.analyzers.wrapped_reversal.compute import (
     SCRATCH,
     Curve,
@@ -29,7 +29,8 @@ from interp.analyzers.wrapped_reversal.findings import (
     controls_rows,
     steps_table,
 )
-from interp.experiments.base_answers import BaseAnswers
+from interp.errors import OptionError
+from interp.experiments.base_answers import CONTROL, RANDOM, TUNED, BaseAnswers, model_columns
 from interp.experiments.cost import Work
 from interp.experiments.discovery.models import each_model, model_names
 from interp.experiments.same_base import require_same_base
@@ -75,12 +76,22 @@ class WrappedReversal(Analyzer):
         None, "Learning rate; assumed where none is given: 0.0001 for full, 0.001 for adapter."
     )
     steps: tuple[int, ...] = option(
-        (1, 2, 5, 10, 20, 50, 100), "Steps after which answers are read.", ge=1
+        (1, 2, 5, 10, 20, 50, 100), "Steps after which answers are read."
     )
     batch: int = option(8, "Prompts per step.", ge=1)
     level: float = option(
         0.9, "Share of the changed answers that counts as their return.", ge=0.01, le=1
     )
+
+    def check(self, known: Known) -> None:
+        """Raise OptionError for steps or a learning rate that cannot be."""
+        super().check(known)
+        if not self.steps or min(self.steps) < 1:
+            raise OptionError(f"steps are {list(self.steps)}; give numbers of steps from 1 on")
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
+            raise OptionError(
+                f"a learning rate of {self.learning_rate:g}; give one between 0 and 1"
+            )
 
     def require(self, study: Study) -> None:
         """Raise OptionError or PairError for a study or controls that cannot be compared."""
@@ -110,7 +121,14 @@ class WrappedReversal(Analyzer):
         ]
         scratch = self._curve(answers, SCRATCH, study.pair.tuned, scratch=True)
         step = step_of_return(answers, curves[0], self.level)
-        shown = {names[0]: curves[0], SCRATCH: scratch, **dict(zip(names[1:], curves[1:], strict=True))}
+        shown = [
+            (model_columns(TUNED, names[0]), curves[0]),
+            (model_columns(RANDOM, SCRATCH), scratch),
+            *(
+                (model_columns(CONTROL, name, number), curve)
+                for number, (name, curve) in enumerate(zip(names[1:], curves[1:], strict=True))
+            ),
+        ]
         tables = {"answers": answers_table(answers, curves[0], scratch, step)}
         if self.controls:
             tables["controls"] = controls_rows(answers, names[1:], curves[1:], self.level)

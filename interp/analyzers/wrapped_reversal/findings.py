@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,13 @@ import numpy as np
 from interp.analyzers.wrapped_reversal.compute import Curve, step_of_return
 from interp.claims import Claim, mean
 from interp.claims.control_fine_tunes import ControlRow, beyond_new_control, controls_table
-from interp.experiments.base_answers import CHANGED, BaseAnswers, ChangedRow, changed_claim
+from interp.experiments.base_answers import (
+    CHANGED,
+    BaseAnswers,
+    ChangedRow,
+    ModelRow,
+    changed_claim,
+)
 from interp.maths.intervals import cluster_interval
 from interp.rows import flag, key, measure, rows_table
 from interp.table import Table
@@ -18,10 +24,9 @@ from interp.table import Table
 NAN = float("nan")
 
 
-class StepRow:
+class StepRow(ModelRow):
     """A row per model and number of steps, on the held-out split."""
 
-    model: str = key("the fine-tuned model, a random start of its architecture, or a control")
     step: int = key("steps of training on the base's answers", "steps")
     chosen: bool = flag("the step at which the changed answers return on the selection split")
     writes: float = measure("share of prompts to which it writes the base's answer")
@@ -53,18 +58,20 @@ class ReversedControlRow(ControlRow):
     missing: float = measure("mean share of its readings without the base's answer")
 
 
-def steps_table(answers: BaseAnswers, curves: Mapping[str, Curve], step: int) -> Table:
-    """One row per model and number of steps."""
+def steps_table(
+    answers: BaseAnswers, curves: Sequence[tuple[dict[str, Any], Curve]], step: int
+) -> Table:
+    """One row per model and number of steps; ``curves``: each with the columns of ``ModelRow``."""
     rows: list[dict[str, Any]] = []
     changed = answers.changed[answers.held_out]
     clusters = [answers.clusters[row] for row in answers.held_out.tolist()]
-    for name, curve in curves.items():
+    for columns, curve in curves:
         for number, reading in curve.readings.items():
             held_out = reading[answers.held_out]
             interval = cluster_interval(held_out.writes, clusters)
             rows.append(
                 {
-                    "model": name,
+                    **columns,
                     "step": number,
                     "chosen": number == step,
                     "writes": interval.value,
