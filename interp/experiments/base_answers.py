@@ -8,13 +8,13 @@ selection split, on which things are located, trained and chosen, and a held-out
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from interp.claims import Claim, mean
+from interp.claims import Claim, evaluate, mean
 from interp.interventions.intervention import Intervention
 from interp.interventions.teacher_forcing import Text, answer_logits, would_answer
 from interp.maths.host import to_host
@@ -24,6 +24,7 @@ from interp.prompts import Encoded, Prompt
 from interp.provenance import JSON
 from interp.rows import PromptRow, flag, key, text
 from interp.study import Study
+from interp.table import Table
 
 CHANGED = "answers-changed"
 BASE, TUNED, CONTROL, RANDOM, WORDS = "base", "tuned", "control", "random", "words"
@@ -170,6 +171,16 @@ def read_answers(
         summed = token_losses(logits, targets, real).double().sum(1)
         losses[rows] = to_host(summed / real.sum(1))
     return Reading(writes, losses)
+
+
+def any_supported(
+    claims: Sequence[Claim], rows: Table, tables: Mapping[str, Table], *names: str
+) -> bool:
+    """Whether one of the claims of these names is made and supported: the verdict of a run whose
+    claims ask different things.
+    """
+    findings = evaluate(claims, replace(rows, tables=tables))
+    return any(finding.supported for finding in findings if finding.name in names)
 
 
 def changed_claim(table: str, where: Mapping[str, JSON] | None = None) -> Claim:

@@ -72,7 +72,7 @@ def _controls(table: Table, x: str, y: str, hover: str) -> list[go.Scatter]:
     ]
 
 
-def _mark(figure: go.Figure, x: Sequence[float], y: Sequence[float]) -> None:
+def _mark(figure: go.Figure, x: Sequence[int | float], y: Sequence[int | float]) -> None:
     figure.add_trace(
         go.Scatter(
             x=x,

@@ -24,6 +24,7 @@ from interp.analyzers.wrapped_conjugate.compute import (
     matches_base,
 )
 from interp.analyzers.wrapped_conjugate.findings import (
+    VERDICT,
     answers_table,
     claims_of,
     controls_rows,
@@ -31,7 +32,14 @@ from interp.analyzers.wrapped_conjugate.findings import (
     registers_table,
 )
 from interp.errors import OptionError, PromptError
-from interp.experiments.base_answers import BASE, CONTROL, TUNED, BaseAnswers, model_columns
+from interp.experiments.base_answers import (
+    BASE,
+    CONTROL,
+    TUNED,
+    BaseAnswers,
+    any_supported,
+    model_columns,
+)
 from interp.experiments.cost import Work
 from interp.experiments.discovery.models import each_model, model_names
 from interp.experiments.same_base import require_same_base
@@ -119,10 +127,12 @@ class WrappedConjugate(Analyzer):
                 for number, (name, own) in enumerate(zip(names, models, strict=True))
             ),
         ]
+        rows = registers_table(answers, asked, shown, at)
+        claims = claims_of(answers, asked[at], len(self.controls))
         return Result(
-            registers_table(answers, asked, shown, at),
+            rows,
             tables,
-            claims_of(answers, asked[at], len(self.controls)),
+            claims,
             {
                 **answers.summary,
                 "register": asked[at].name,
@@ -130,6 +140,7 @@ class WrappedConjugate(Analyzer):
                 "controls": names[1:],
             },
             [*LIMITS, *_left_out(empty), *([] if self.controls else [NO_CONTROL])],
+            supported=any_supported(claims, rows, tables, VERDICT),
         )
 
 

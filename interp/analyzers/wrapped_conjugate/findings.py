@@ -24,6 +24,7 @@ from interp.table import Table
 MIN_RETURNED = 0.1
 """Share of the changed answers that has to return."""
 NAN = float("nan")
+VERDICT = "answers-return-in-register"
 
 
 class RegisterRow(ModelRow):
@@ -162,7 +163,7 @@ def claims_of(answers: BaseAnswers, asked: InRegister, n_controls: int) -> list[
     rows = {"table": "answers", "where": {**where, "changed": True}}
     claims = [
         Claim(
-            name="answers-return-in-register",
+            name=VERDICT,
             estimate=mean("after", **rows),
             at_least=MIN_RETURNED,
             null=Draws("exchanged", "returned"),

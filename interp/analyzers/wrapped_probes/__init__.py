@@ -29,6 +29,7 @@ from interp.analyzers.wrapped_probes.compute import (
     word_counts,
 )
 from interp.analyzers.wrapped_probes.findings import (
+    VERDICT,
     answers_table,
     claims_of,
     controls_rows,
@@ -42,6 +43,7 @@ from interp.experiments.base_answers import (
     TUNED,
     WORDS,
     BaseAnswers,
+    any_supported,
     model_columns,
 )
 from interp.experiments.cost import Work
@@ -144,10 +146,13 @@ class WrappedProbes(Analyzer):
                 for number, one in enumerate(controls)
             ),
         ]
+        rows = depths_table(labelled, depth, shown)
+        blocks = study.pair.tuned.anatomy.n_layers
+        claims = claims_of(answers, labelled, depth, blocks, len(controls))
         return Result(
-            depths_table(labelled, depth, shown),
+            rows,
             tables,
-            claims_of(answers, labelled, depth, study.pair.tuned.anatomy.n_layers, len(controls)),
+            claims,
             {
                 **answers.summary,
                 "depth": depth,
@@ -159,4 +164,5 @@ class WrappedProbes(Analyzer):
                 "controls": names[1:],
             },
             [*LIMITS, *labelled.notes, *([] if self.controls else [NO_CONTROL])],
+            supported=any_supported(claims, rows, tables, VERDICT),
         )

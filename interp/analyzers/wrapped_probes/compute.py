@@ -219,7 +219,7 @@ def _probed(labelled: Labelled, name: str, selection: np.ndarray, held_out: np.n
                 ]
             )
         )
-    return Probed(name, *correct, held_out)
+    return Probed(name, correct[0], correct[1], held_out)
 
 
 @torch.no_grad()

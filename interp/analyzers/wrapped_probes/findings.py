@@ -26,6 +26,8 @@ from interp.table import Table
 MARGIN = 0.1
 """Accuracy that a probe of the fine-tuned model may lose for its stream to tell as much."""
 
+VERDICT = "still-readable"
+
 
 class ProbeDepthRow(ModelRow):
     """A row per model and depth, cross-validated by cluster."""
@@ -155,7 +157,7 @@ def claims_of(
 
 def _readable(labelled: Labelled, depth: int, n_blocks: int) -> Claim:
     return Claim(
-        name="still-readable",
+        name=VERDICT,
         estimate=mean("tuned", table="answers"),
         at_least=labelled.largest,
         null=Draws("shuffled", "accuracy", where={"role": TUNED}),
@@ -180,7 +182,7 @@ def _as_in_base() -> Claim:
         at_least=-MARGIN,
         reference=mean("base", table="answers"),
         control="a probe of the base's stream",
-        requires=["still-readable"],
+        requires=[VERDICT],
         text=(
             "The fine-tuned model's probe is right {value:+.1%} [{low:+.1%}, {high:+.1%}] more"
             f" often than the base's ({{control:.1%}}); a loss of {MARGIN:.0%} is allowed."
@@ -195,7 +197,7 @@ def _beyond_words() -> Claim:
         at_least=0.0,
         reference=mean("words", table="answers"),
         control="a probe of how often each token is in the prompt",
-        requires=["still-readable"],
+        requires=[VERDICT],
         text=(
             "It is right {value:+.1%} [{low:+.1%}, {high:+.1%}] more often than a probe of the"
             " prompt's words ({control:.1%}), and a probe of a random start of the architecture is"

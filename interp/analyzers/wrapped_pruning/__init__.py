@@ -24,7 +24,7 @@ from interp.analyzers.wrapped_pruning.compute import (
     random_prunings,
     read_own_answers,
 )
-from interp.analyzers.wrapped_pruning.findings import claims_of
+from interp.analyzers.wrapped_pruning.findings import VERDICT, claims_of
 from interp.analyzers.wrapped_pruning.scores import ALL, OUTPUT
 from interp.analyzers.wrapped_pruning.tables import (
     answers_table,
@@ -34,7 +34,7 @@ from interp.analyzers.wrapped_pruning.tables import (
     units_table,
 )
 from interp.errors import OptionError
-from interp.experiments.base_answers import BaseAnswers
+from interp.experiments.base_answers import BaseAnswers, any_supported
 from interp.experiments.cost import Work
 from interp.experiments.discovery.models import each_model, model_names
 from interp.experiments.same_base import require_same_base
@@ -119,10 +119,11 @@ class WrappedPruning(Analyzer):
         }
         if self.controls:
             tables["controls"] = controls_rows(answers, names[1:], pruned[1:])
+        claims = claims_of(answers, tuned, self.score, len(self.controls))
         return Result(
             rows,
             tables,
-            claims_of(answers, tuned, self.score, len(self.controls)),
+            claims,
             {
                 **answers.summary,
                 "size": tuned.size,
@@ -131,6 +132,7 @@ class WrappedPruning(Analyzer):
                 "controls": names[1:],
             },
             [*LIMITS, *([] if self.controls else [NO_CONTROL])],
+            supported=any_supported(claims, rows, tables, *VERDICT),
         )
 
     def _prune(self, answers: BaseAnswers, pair: Pair, name: str) -> PrunedModel:

@@ -9,6 +9,8 @@ from interp.experiments.base_answers import CHANGED, BaseAnswers, changed_claim
 
 MIN_REVIVED = 0.5
 """Share of the changed answers, or of the rise of their loss, that has to return."""
+VERDICT = ("answers-revive", "loss-recovers")
+"""The claims of which one has to be supported for the run to be."""
 _ROWS = {"table": "answers", "where": {"changed": True}}
 _CONTROL = "random sets with as many neurons per block, matched on the size of their change"
 

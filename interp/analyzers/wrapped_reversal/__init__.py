@@ -24,13 +24,21 @@ from interp.analyzers.wrapped_reversal.compute import (
     step_of_return,
 )
 from interp.analyzers.wrapped_reversal.findings import (
+    VERDICT,
     answers_table,
     claims_of,
     controls_rows,
     steps_table,
 )
 from interp.errors import OptionError
-from interp.experiments.base_answers import CONTROL, RANDOM, TUNED, BaseAnswers, model_columns
+from interp.experiments.base_answers import (
+    CONTROL,
+    RANDOM,
+    TUNED,
+    BaseAnswers,
+    any_supported,
+    model_columns,
+)
 from interp.experiments.cost import Work
 from interp.experiments.discovery.models import each_model, model_names
 from interp.experiments.same_base import require_same_base
@@ -132,10 +140,13 @@ class WrappedReversal(Analyzer):
         tables = {"answers": answers_table(answers, curves[0], scratch, step)}
         if self.controls:
             tables["controls"] = controls_rows(answers, names[1:], curves[1:], self.level)
+        rows = steps_table(answers, shown, step)
+        last, n_controls = max(self.steps), len(self.controls)
+        claims = claims_of(answers, step, self._options_text, last, n_controls)
         return Result(
-            steps_table(answers, shown, step),
+            rows,
             tables,
-            claims_of(answers, step, self._options_text, max(self.steps), len(self.controls)),
+            claims,
             {
                 **answers.summary,
                 "step": step,
@@ -144,6 +155,7 @@ class WrappedReversal(Analyzer):
                 "controls": names[1:],
             },
             [*LIMITS, *([] if self.controls else [NO_CONTROL])],
+            supported=any_supported(claims, rows, tables, VERDICT),
         )
 
     @property

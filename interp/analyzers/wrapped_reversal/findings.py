@@ -22,6 +22,7 @@ from interp.rows import flag, key, measure, rows_table
 from interp.table import Table
 
 NAN = float("nan")
+VERDICT = "returns-before-random-start"
 
 
 class StepRow(ModelRow):
@@ -132,7 +133,7 @@ def claims_of(
     steps = f"{step:,} step{'s' * (step != 1)}"
     claims = [
         Claim(
-            name="returns-before-random-start",
+            name=VERDICT,
             estimate=mean("after", minus={"column": "scratch"}, **rows),
             at_least=0.0,
             reference=mean("scratch", **rows),
