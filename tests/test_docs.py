@@ -299,7 +299,17 @@ def test_the_page_of_the_store_has_every_kind_and_every_figure_s():
 
 @pytest.mark.parametrize(
     "name",
-    ["agree", "checks", "compare", "dictionaries", "graft", "intruders", "locate-neurons", "tuco"],
+    [
+        "agree",
+        "checks",
+        "compare",
+        "dictionaries",
+        "graft",
+        "intruders",
+        "locate-neurons",
+        "tuco",
+        "wrapped",
+    ],
 )
 def test_a_page_of_a_method_says_what_it_asks_when_it_misleads_and_whose_it_is(name):
     page = ROOT / "docs" / f"{name}.md"

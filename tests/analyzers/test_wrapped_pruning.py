@@ -98,9 +98,7 @@ def test_scores_are_weights_times_gradients_of_weights(family):
         wanted = []
         for block, gradients in zip(tiny.mlps(model), _gradients(model), strict=True):
             output = (block["mlp.out"] * gradients["mlp.out"]).sum(0)
-            inputs = [
-                (block[name] * gradients[name]).sum(1) for name in block if name != "mlp.out"
-            ]
+            inputs = [(block[name] * gradients[name]).sum(1) for name in block if name != "mlp.out"]
             wanted.append(sum(inputs, output) if weights == "all" else output)
         scores = first_order_scores(answers, study.pair.tuned, answers.selection, weights)
         np.testing.assert_allclose(scores, torch.stack(wanted).numpy(), rtol=1e-7, atol=1e-12)
@@ -178,7 +176,7 @@ def test_a_control_is_pruned_by_its_own_scores(tiny_study):
 
 def test_fifteen_neurons_revive_nothing_and_thirty_everything():
     """Refusal in thirty planted neurons: the published order finds enough of them."""
-    table = WrappedPruning(sizes=(15, 30), random_sets=39)(organism("planted", 48))
+    table = WrappedPruning(sizes=(15, 30), random_sets=39)(organism("planted", 30))
     assert revived(table) == {0: 0.0, 15: 0.0, 30: 1.0}
     signed, absolute = auc(table, organisms.planted("refusal/planted")["refusal"])
     assert absolute > 0.8
@@ -194,8 +192,8 @@ def test_with_a_second_skill_the_published_order_fails():
     """In ``distracted`` thirty other neurons were trained too. By the signed score no size brings
     an answer back; by the absolute one, thirty neurons do.
     """
-    study = organism("distracted", 48)
-    table = WrappedPruning(sizes=(15, 30, 60, 100), random_sets=1)(study)
+    study = organism("distracted", 30)
+    table = WrappedPruning(sizes=(15, 30, 100), random_sets=1)(study)
     assert set(revived(table).values()) == {0.0}
     assert not claims_by_name(table)["answers-revive"].supported
     planted = organisms.planted("refusal/distracted")

@@ -89,7 +89,7 @@ def matches_base(
 
 
 def chosen_register(
-    answers: BaseAnswers, asked: Sequence[InRegister], tuned: Sequence[Bool[np.ndarray, " r"]]
+    answers: BaseAnswers, asked: Sequence[InRegister], tuned: Sequence[Bool[np.ndarray, " _"]]
 ) -> int:
     """The register in which the largest share of changed answers of the selection split returns;
     the first of equals.
