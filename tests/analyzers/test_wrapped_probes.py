@@ -8,11 +8,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from interp.analyzers.wrapped_probes import WrappedProbes
-from interp.analyzers.wrapped_probes.compute import labelled_answers, last_streams, probe_model
+from interp.analyzers.wrapped_probes.compute import labelled_answers, probe_model
 from interp.claims import from_table
 from interp.errors import OptionError
 from interp.experiments.base_answers import BaseAnswers
 from interp.experiments.cluster_probes import cluster_folds, cross_validated, shuffled_by_cluster
+from interp.experiments.last_streams import last_streams
 from interp.figures import plot
 from interp.models.pair import Pair
 from tests import tiny
@@ -116,7 +117,7 @@ def test_streams_are_read_at_the_last_token(study):
     for after_answer in (False, True):
         labelled = labelled_answers(answers, False, 3, after_answer)
         texts = labelled.texts[:5]
-        streams = last_streams(answers, wide.pair.tuned, texts, "tuned")
+        streams = last_streams(wide, wide.pair.tuned, texts, "tuned")
         for text, prompt, answer, stream in zip(
             texts, answers.encoded, answers.answers, streams, strict=False
         ):

@@ -8,11 +8,8 @@ import torch
 
 from interp import organisms
 from interp.analyzers.wrapped_pruning import WrappedPruning
-from interp.analyzers.wrapped_pruning.scores import (
-    first_order_scores,
-    pruning_order,
-    sizes_within,
-)
+from interp.analyzers.wrapped_pruning.order import pruning_order, sizes_within
+from interp.analyzers.wrapped_pruning.scores import first_order_scores
 from interp.claims import from_table
 from interp.errors import OptionError
 from interp.experiments.base_answers import BaseAnswers

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
-from interp.capture import capture
 from interp.errors import OptionError
 from interp.experiments.base_answers import BaseAnswers
 from interp.experiments.cluster_probes import (
@@ -18,11 +16,9 @@ from interp.experiments.cluster_probes import (
     cross_validated,
     shuffled_by_cluster,
 )
-from interp.maths.host import to_host
-from interp.maths.precision import widen
+from interp.experiments.last_streams import last_streams
 from interp.models.model import Model
 from interp.prompts import Encoded
-from interp.sites import Site
 
 WORDS_OF_PROMPT, RANDOM_START = "words of the prompt", "random start"
 MIN_CLUSTERS = 2
@@ -186,7 +182,7 @@ def _notes(n_labels: int, largest: float, told: float) -> tuple[str, ...]:
 def probe_model(answers: BaseAnswers, labelled: Labelled, name: str, model: Model) -> Probed:
     """Probes of a model's stream at every depth, on both splits."""
     rows = np.concatenate([labelled.selection, labelled.held_out])
-    features = last_streams(answers, model, [labelled.texts[row] for row in rows], name)
+    features = last_streams(answers.study, model, [labelled.texts[row] for row in rows], name)
     first = len(labelled.selection)
     return _probed(labelled, name, features[:first], features[first:])
 
@@ -220,32 +216,6 @@ def _probed(labelled: Labelled, name: str, selection: np.ndarray, held_out: np.n
             )
         )
     return Probed(name, correct[0], correct[1], held_out)
-
-
-@torch.no_grad()
-def last_streams(
-    answers: BaseAnswers, model: Model, texts: Sequence[Encoded], name: str
-) -> Float[np.ndarray, "n depths D"]:
-    """The residual stream at the last token of every text, before the first block and after each."""
-    study, layers = answers.study, range(model.anatomy.n_layers)
-    sites = [
-        *(Site(layer, "hook_resid_pre") for layer in layers),
-        Site(layers[-1], "hook_resid_post"),
-    ]
-    groups = study.batches(texts, model, 4 * len(sites) * model.anatomy.width)
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    for captured in capture(
-        study.engine,
-        {"model": model},
-        texts,
-        study.progress(groups, f"streams, {name}"),
-        sites,
-        pad_id=study.pad_id,
-    ):
-        last = [widen(captured.values["model", site][:, -1]) for site in sites]
-        parts.append((to_host(captured.rows), to_host(torch.stack(last, 1))))
-    order = np.argsort(np.concatenate([rows for rows, _ in parts]), kind="stable")
-    return np.concatenate([values for _, values in parts])[order]
 
 
 def best_depth(base: Probed) -> int:

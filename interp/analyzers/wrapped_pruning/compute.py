@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from interp.analyzers.wrapped_pruning.scores import (
-    first_order_scores,
-    pruning_order,
-    sizes_within,
-)
+from interp.analyzers.wrapped_pruning.order import pruning_order, sizes_within
+from interp.analyzers.wrapped_pruning.scores import first_order_scores
 from interp.experiments.base_answers import BaseAnswers, Reading, read_answers
 from interp.experiments.conditions import PatchSource
 from interp.experiments.contributions import contribution_sizes

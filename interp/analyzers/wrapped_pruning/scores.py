@@ -8,8 +8,6 @@ weight is ever formed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -61,7 +59,7 @@ def first_order_scores(
     batches = study.batches(texts, model, bytes_per_token + 16 * anatomy.vocabulary)
     for some in study.progress(batches, f"scores of neurons, {model.name}"):
         batch, _ = make_batch(texts, some, study.pad_id, model.device)
-        chosen = [answers.answers[row] for row in rows[some].tolist()]
+        chosen = [answers.answers[row] for row in rows[some]]
         target = Batch.pad(chosen, study.pad_id, device=model.device)
 
         def loss(logits: Float[Tensor, "B A V"], target: Batch = target) -> Float[Tensor, " B"]:
@@ -98,20 +96,3 @@ def _input_hooks(anatomy: Anatomy) -> dict[str, str]:
     if anatomy.gated:
         return {"mlp.gate": "mlp.hook_pre", "mlp.in": "mlp.hook_pre_linear"}
     return {"mlp.in": "mlp.hook_pre"}
-
-
-def pruning_order(scores: Float[np.ndarray, "L N"], signed: bool) -> list[tuple[int, int]]:
-    """Neurons in the order in which they are pruned: by the largest score, those whose score is
-    above 0 (``signed``, Jain et al.), or all by the largest absolute value (Taylor pruning).
-    """
-    flat = (scores if signed else np.abs(scores)).ravel()
-    order = np.argsort(-flat, kind="stable")
-    if signed:
-        order = order[flat[order] > 0]
-    layers, units = np.unravel_index(order, scores.shape)
-    return list(zip(layers.tolist(), units.tolist(), strict=True))
-
-
-def sizes_within(sizes: Sequence[int], count: int) -> list[int]:
-    """The sizes up to ``count``, ascending; ``count`` itself where all are larger."""
-    return sorted({size for size in sizes if size <= count} or {count})

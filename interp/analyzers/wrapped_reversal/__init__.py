@@ -46,7 +46,7 @@ from interp.models.copies import merged_copy, random_start
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.study import Study
-from interp.training.answers import ADAPTER, FULL, RATES
+from interp.training.answers import ADAPTER, FULL, RATES, AnswerTraining
 
 LIMITS = (
     "The number of steps depends on rate and batch: compare with the other curves of this run only.",
@@ -175,13 +175,7 @@ class WrappedReversal(Analyzer):
         """
         seed = answers.study.seed
         module = random_start(model, seed) if scratch else merged_copy(model)
+        how = FULL if scratch else self.train
+        training = AnswerTraining(f"{name}, trained back", module, how, self._rate, seed)
         steps = sorted({0, *self.steps})
-        return reverse(
-            answers,
-            f"{name}, trained back",
-            module,
-            FULL if scratch else self.train,
-            self._rate,
-            steps,
-            batches_of(answers, self.batch, steps[-1]),
-        )
+        return reverse(answers, training, steps, batches_of(answers, self.batch, steps[-1]))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from interp.experiments.base_answers import BaseAnswers, Reading
 from interp.training.answers import AnswerTraining
@@ -42,17 +41,13 @@ def batches_of(answers: BaseAnswers, size: int, steps: int) -> list[list[int]]:
 
 def reverse(
     answers: BaseAnswers,
-    name: str,
-    module: PreTrainedModel,
-    how: str,
-    learning_rate: float,
+    training: AnswerTraining,
     steps: Sequence[int],
     batches: Sequence[Sequence[int]],
 ) -> Curve:
-    """Train a module on batches of the base's answers; ``steps``: ascending, from 0 on."""
-    training = AnswerTraining(name, module, how, learning_rate, answers.study.seed)
+    """Train on batches of the base's answers; ``steps``: ascending, from 0 on."""
     readings, losses = {0: answers.read(training.model)}, []
-    for number, rows in enumerate(answers.study.progress(batches, name), 1):
+    for number, rows in enumerate(answers.study.progress(batches, training.model.name), 1):
         losses.append(
             training.step(
                 [answers.encoded[row].ids for row in rows], [answers.answers[row] for row in rows]
