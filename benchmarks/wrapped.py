@@ -116,7 +116,7 @@ def _recovered(table: Table) -> str:
     return f"{found['loss-recovers'].value:.2f}" if "loss-recovers" in found else "-"
 
 
-def probes_row(name: str, table: Table) -> dict:
+def probes_row(name: str, place: str, table: Table) -> dict:
     """The chosen depth on the held-out split."""
     accuracy = {
         role: float(table["accuracy"][(table["role"] == role) & table["chosen"]][0])
@@ -124,8 +124,14 @@ def probes_row(name: str, table: Table) -> dict:
         if (table["role"] == role).any()
     }
     shuffled = table.tables["shuffled"]
+    supported = [
+        claim.name
+        for claim in from_table(table.tables["claims"])
+        if claim.supported and claim.name != "answers-changed"
+    ]
     return {
         "model": name,
+        "read at": place,
         "labels": table.summary["labels"],
         "prompts": table.summary["probed_prompts"][1],
         "blocks passed": table.summary["depth"],
@@ -136,6 +142,7 @@ def probes_row(name: str, table: Table) -> dict:
         "words": percent(float(table["accuracy"][table["role"] == "words"][0])),
         "most frequent": percent(table.summary["largest_label"]),
         "shuffled, at most": percent(shuffled["accuracy"][shuffled["role"] == "tuned"].max()),
+        "supported": ", ".join(supported) or "none",
     }
 
 
@@ -189,12 +196,14 @@ def shipped_pairs(names: list[str]) -> tuple[dict[str, list[dict]], list[str]]:
         for score in ("signed", "absolute"):
             table = WrappedPruning(controls, score=score, sizes=SIZES, random_sets=SETS)(study)
             rows["pruning"].append(pruning_row(name, score, table))
-        table = WrappedProbes(controls)(only_harmful(study, PROBED))
-        rows["probes"].append(probes_row(name, table))
-        said += verdicts(name, table)[1:3]
+        harmful = only_harmful(study, PROBED)
+        for place in ("prompt", "answer"):
+            table = WrappedProbes(controls, read_at=place)(harmful)
+            rows["probes"].append(probes_row(name, place, table))
         rows["reversal"].append(reversal_row(name, WrappedReversal(controls, steps=STEPS)(study)))
         if name in IN_REGISTER:
-            table = WrappedConjugate(registers, controls)(study)
+            wide = study_of(f"organism:refusal/{name}", BASE, "refusal", PROBED, TOKENS)
+            table = WrappedConjugate(registers, controls)(wide)
             rows["registers"] += register_rows(name, table)
             said += verdicts(name, table)[:1]
         print(name, flush=True)

@@ -4,7 +4,6 @@ import copy
 import json
 import re
 
-import numpy as np
 import pytest
 
 from interp import organisms
@@ -13,7 +12,7 @@ from interp.claims import from_table
 from interp.errors import OptionError, PromptError
 from interp.figures import plot
 from interp.models.pair import Pair
-from interp.prompts import Contrast, read_prompts
+from interp.prompts import OneClass, read_prompts
 from interp.prompts.registers import Register, Rule, plain_answer, read_registers
 from interp.study import Study
 from tests import tiny
@@ -26,11 +25,12 @@ def claims_by_name(table):
     return {claim.name: claim for claim in from_table(table.tables["claims"])}
 
 
-def organism(name, prompts):
-    groups = ("harmful", "harmless")
-    both = Contrast(*(read_prompts(organisms.prompts("refusal", "verify", one)) for one in groups))
-    pair = Pair.load(f"organism:refusal/{name}", "organism:refusal/base")
-    return Study(pair, both.limit(prompts), None, max_new_tokens=24)
+def requests(beginning):
+    """Harmful requests of ``refusal/partial`` that begin so."""
+    harmful = read_prompts(organisms.prompts("refusal", "verify", "harmful"))
+    rows = [at for at, prompt in enumerate(harmful) if prompt.text.startswith(beginning)]
+    pair = Pair.load("organism:refusal/partial", "organism:refusal/base")
+    return Study(pair, OneClass(harmful.keep(rows)), None, max_new_tokens=24)
 
 
 def shipped():
@@ -56,11 +56,11 @@ def test_every_shipped_rule_is_invertible(prompt):
 
 def test_shipped_rules_fit_the_organism_s_prompts():
     texts = read_prompts(organisms.prompts("refusal", "verify", "harmful")).texts
-    assert [register.name for register in shipped()] == ["wish", "question"]
-    for register, share in zip(shipped(), (0.6, 0.4), strict=True):
+    assert [register.name for register in shipped()] == ["wish", "polite"]
+    for register, share in zip(shipped(), (0.6, 0.45), strict=True):
         assert sum(register.change(text) is not None for text in texts) > share * len(texts)
     styled = read_prompts(organisms.prompts("refusal", "style", "harmful")).texts
-    assert all(shipped()[1].change(text)[0].startswith("Can you") for text in styled)
+    assert all(shipped()[1].change(text)[0].startswith("Please") for text in styled)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_answers_are_changed_back_before_they_are_compared():
 
 def test_prompts_that_no_rule_fits_are_left_out_or_refused():
     base = tiny.llama(seed=7, tie_word_embeddings=False)
-    study = tiny.study(tiny.perturbed(base, 0.1), base, 8, template=False, max_new_tokens=1)
+    study = tiny.study(tiny.perturbed(base, 0.1), base, 16, template=False, max_new_tokens=1)
     doors = Register("doors", (Rule(("^the (.+)$", r"a \1"), ("^a (.+)$", r"the \1")),))
     none = Register("none", (Rule(("^xyz", "y"), ("^y", "xyz")),))
     table = WrappedConjugate((none, doors))(study)
@@ -141,26 +141,35 @@ def test_prompts_that_no_rule_fits_are_left_out_or_refused():
     fits = [text.startswith("the ") for text in texts]
     assert table.summary["registers"] == {"doors": sum(fits)}
     assert any("No rule of the register none" in line for line in table.summary["limits"])
-    with pytest.raises(PromptError, match="no rule of the registers none fits a prompt"):
+    with pytest.raises(PromptError, match="no rule of the registers none fits a held-out prompt"):
         WrappedConjugate((none,))(study)
     with pytest.raises(OptionError, match="no registers were given"):
         WrappedConjugate()(study)
 
 
-def test_partial_answers_in_the_register_that_no_model_was_trained_on():
-    """``partial`` refuses about half of the wishes; the base answers all of them as plain ones."""
-    study = organism("partial", 70)
-    table = WrappedConjugate(shipped()[:1], [study.pair])(study)
-    assert table.summary["register"] == "wish"
-    claim = claims_by_name(table)["answers-return-in-register"]
-    assert claim.supported, claim.reason
-    assert 0.1 < claim.value < 0.7
-    assert claim.control_value < 0.1
-    rows = {(row["register"], row["role"]): row for row in table.rows()}
-    assert rows["wish", "base"]["returned"] == 1.0
+def test_partial_answers_more_of_the_polite_requests():
+    """``partial`` refuses most requests in a story and fewer polite ones; the base answers all."""
+    study = requests("I was asked to")
+    table = WrappedConjugate(shipped()[1:], [study.pair])(study)
+    claims = claims_by_name(table)
+    for name in ("gains-in-register", "answers-return-in-register"):
+        assert claims[name].supported, claims[name].reason
+    assert claims["answers-return-in-register"].control_value < 0.1
+    assert table.summary["supported"] is True
+    rows = {row["role"]: row for row in table.rows()}
+    assert rows["base"]["returned"] == 1.0
     # the fine-tuned model as its own control
-    answers = table.tables["answers"]
-    gained = answers["after"].mean() - answers["before"].mean()
-    assert table.tables["controls"]["gained"][0] == pytest.approx(gained)
+    gained = table.tables["controls"]["gained"]
+    assert gained[0] == pytest.approx(claims["gains-in-register"].value)
     json.dumps(table.summary)
-    assert np.isfinite(rows["wish", "tuned"]["kept"])
+
+
+def test_a_register_that_loses_as_much_as_it_returns_is_no_gain():
+    """From questions into wishes: some refused ones are answered, and others are refused."""
+    table = WrappedConjugate(shipped()[:1])(requests("Can you"))
+    row = next(one for one in table.rows() if one["role"] == "tuned")
+    assert row["returned"] > 0.05
+    assert row["kept"] < 0.8
+    claims = claims_by_name(table)
+    assert not claims["gains-in-register"].supported
+    assert not claims["answers-return-in-register"].supported

@@ -8,7 +8,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from interp.analyzers.wrapped_probes import WrappedProbes
-from interp.analyzers.wrapped_probes.compute import labelled_answers, probe_model
+from interp.analyzers.wrapped_probes.compute import (
+    Probed,
+    chosen_depth,
+    labelled_answers,
+    probe_model,
+)
 from interp.claims import from_table
 from interp.errors import OptionError
 from interp.experiments.base_answers import BaseAnswers
@@ -80,6 +85,12 @@ def test_shuffles_keep_units_and_the_size_of_classes():
     )
     assert np.bincount(twins).tolist() == [30, 30]
     assert (twins != np.array([0, 1] * 30)).any()
+
+
+def test_the_depth_is_the_deepest_that_is_nearly_the_best():
+    correct = np.arange(20) < np.array([0, 20, 18, 19, 12])[:, None]
+    base = Probed("base", correct, ~correct, np.zeros((20, 5, 1)))
+    assert chosen_depth(base) == 3
 
 
 @pytest.fixture(scope="module")

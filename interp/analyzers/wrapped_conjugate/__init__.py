@@ -8,8 +8,10 @@ language; here the map is a change of register by rules (``interp.prompts.regist
 checked to be invertible on every prompt.
 
 The base answers the changed prompts too, since a register can cost an answer by itself; so does
-every control fine-tune. With several registers the one in which most changed answers of the
-selection split return is chosen, and everything claimed is of the held-out split.
+every control fine-tune. With several registers the one in which the selection split gains most
+is chosen, and everything claimed is of the held-out split. What counts is the gain over the plain
+prompts, over all prompts: of those whose answer changed some get the old one in any other form, as
+others lose it there, wherever the model is undecided.
 """
 
 from collections.abc import Sequence
@@ -61,7 +63,8 @@ class WrappedConjugate(Analyzer):
     Returns a table of kind ``wrapped-conjugate``, one row per register and model, with ``answers``
     (the held-out prompts in every register), ``exchanged`` (answers of other prompts) and, with
     controls, ``controls``. Prompts that no rule of a register fits are left out there. Raises
-    OptionError without registers, PromptError for one that is not invertible or fits no prompt.
+    OptionError without registers, PromptError for one that is not invertible, and where none fits a
+    held-out prompt.
     """
 
     name: ClassVar[str] = "wrapped-conjugate"
@@ -94,13 +97,14 @@ class WrappedConjugate(Analyzer):
         """Answer in every register, and compare with the base's plain answers."""
         answers = BaseAnswers.from_study(study)
         asked = [in_register(answers, register) for register in self.registers]
-        empty = [one.name for one in asked if not len(one.rows)]
+        empty = [one.name for one in asked if not one.held_out(answers).any()]
         if len(empty) == len(asked):
             raise PromptError(
-                f"no rule of the registers {', '.join(empty)} fits a prompt, such as"
-                f" {answers.prompts[0][1].text[:60]!r}; give rules for these prompts"
+                f"no rule of the registers {', '.join(empty)} fits a held-out prompt, such as"
+                f" {answers.prompts[answers.held_out[0]][1].text[:60]!r}; give rules for these"
+                " prompts, or more prompts"
             )
-        asked = [one for one in asked if len(one.rows)]
+        asked = [one for one in asked if one.held_out(answers).any()]
         names = model_names(study, self.controls)
         base = [matches_base(answers, one, study.pair, "base") for one in asked]
         models, plain = [], []
@@ -145,4 +149,4 @@ class WrappedConjugate(Analyzer):
 
 
 def _left_out(empty: Sequence[str]) -> list[str]:
-    return [f"No rule of the register {name} fits a prompt." for name in empty]
+    return [f"No rule of the register {name} fits a held-out prompt." for name in empty]

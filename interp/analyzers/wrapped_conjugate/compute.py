@@ -91,15 +91,16 @@ def matches_base(
 def chosen_register(
     answers: BaseAnswers, asked: Sequence[InRegister], tuned: Sequence[Bool[np.ndarray, " _"]]
 ) -> int:
-    """The register in which the largest share of changed answers of the selection split returns;
-    the first of equals.
+    """The register in which the fine-tuned model gives the base's answers to most prompts of the
+    selection split, less those to which it does without; the first of equals.
     """
 
-    def share(one: InRegister, matches: np.ndarray) -> float:
-        counted = ~one.held_out(answers) & answers.changed[one.rows]
-        return float(matches[counted].mean()) if counted.any() else -1.0
+    def gain(one: InRegister, matches: np.ndarray) -> float:
+        counted = ~one.held_out(answers)
+        before = answers.tuned.writes[one.rows]
+        return float((1.0 * matches - before)[counted].mean()) if counted.any() else -1.0
 
-    return int(np.argmax([share(*both) for both in zip(asked, tuned, strict=True)]))
+    return int(np.argmax([gain(*both) for both in zip(asked, tuned, strict=True)]))
 
 
 def exchanged_shares(

@@ -24,7 +24,7 @@ from interp.table import Table
 MIN_RETURNED = 0.1
 """Share of the changed answers that has to return."""
 NAN = float("nan")
-VERDICT = "answers-return-in-register"
+VERDICT = "gains-in-register"
 
 
 class RegisterRow(ModelRow):
@@ -152,39 +152,21 @@ def controls_rows(
 
 
 def claims_of(answers: BaseAnswers, asked: InRegister, n_controls: int) -> list[Claim]:
-    """That answers changed, return in the register, and more than in controls.
+    """That more answers are the base's in the register, that changed ones return, and more than in
+    controls.
 
-    Only the first is made where no held-out answer in the register changed.
+    Only that answers changed is claimed where no held-out answer in the register changed.
     """
     where = {"register": asked.name}
     changed = changed_claim("answers", where)
     if not (asked.held_out(answers) & answers.changed[asked.rows]).any():
-        return [changed] if asked.held_out(answers).any() else []
-    rows = {"table": "answers", "where": {**where, "changed": True}}
-    claims = [
-        Claim(
-            name=VERDICT,
-            estimate=mean("after", **rows),
-            at_least=MIN_RETURNED,
-            null=Draws("exchanged", "returned"),
-            control="answers in the register exchanged among the prompts",
-            requires=[CHANGED],
-            text=(
-                f"In the register {escape_braces(repr(asked.name))} (chosen on other prompts) the"
-                " fine-tuned model gives the base's answer to {value:.1%} [{low:.1%}, {high:.1%}] of"
-                " the held-out prompts whose answer fine-tuning changed, the base itself to"
-                " {base:.1%}; answers exchanged among the prompts {control:.1%}, at most"
-                " {control_max:.1%}."
-            ),
-            also={"base": mean("base", **rows)},
-        )
-    ]
+        return [changed]
+    claims = [_gain(asked.name), _return(asked.name)]
     if n_controls:
-        gained = mean("after", table="answers", where=where, minus={"column": "before"})
         claims.append(
             beyond_new_control(
-                "return-beyond-controls",
-                gained,
+                "gain-beyond-controls",
+                mean("after", table="answers", where=where, minus={"column": "before"}),
                 "gained",
                 n_controls,
                 "the gain in held-out prompts with the base's answer",
@@ -192,3 +174,40 @@ def claims_of(answers: BaseAnswers, asked: InRegister, n_controls: int) -> list[
             )
         )
     return [*claims, changed]
+
+
+def _gain(register: str) -> Claim:
+    rows = {"table": "answers", "where": {"register": register}}
+    return Claim(
+        name=VERDICT,
+        estimate=mean("after", minus={"column": "before"}, **rows),
+        at_least=0.0,
+        reference=mean("before", **rows),
+        control="the same prompts as they are",
+        requires=[CHANGED],
+        text=(
+            f"In the register {escape_braces(repr(register))} (chosen on other prompts) the"
+            " fine-tuned model gives the base's plain answer to {after:.1%} of the held-out prompts"
+            " that a rule fits, to the prompts as they are {control:.1%}: {value:+.1%}"
+            " [{low:+.1%}, {high:+.1%}]; the base itself in the register {base:.1%}."
+        ),
+        also={"after": mean("after", **rows), "base": mean("base", **rows)},
+    )
+
+
+def _return(register: str) -> Claim:
+    rows = {"table": "answers", "where": {"register": register, "changed": True}}
+    return Claim(
+        name="answers-return-in-register",
+        estimate=mean("after", **rows),
+        at_least=MIN_RETURNED,
+        null=Draws("exchanged", "returned"),
+        control="answers in the register exchanged among the prompts",
+        # a model that refuses at random answers some refused prompts in any other form
+        requires=[CHANGED, VERDICT],
+        text=(
+            "Of the prompts whose answer fine-tuning changed {value:.1%} [{low:.1%}, {high:.1%}] get"
+            " the base's answer in the register; answers exchanged among the prompts {control:.1%},"
+            " at most {control_max:.1%}."
+        ),
+    )

@@ -3,8 +3,8 @@
 Linear probes after Jain et al. 2024 (arXiv 2311.12786): at every depth a logistic regression reads
 which answer the *base* would give from the stream of each model, at the token where the answer
 begins. A capability that is only hidden stays readable. Probes are cross-validated by cluster
-within each split; the depth is the one at which the base's own stream tells most on the selection
-split, and everything reported is of the held-out split.
+within each split; the depth is the deepest one at which the base's own stream tells nearly what it
+tells at its best (on the selection split), and everything reported is of the held-out split.
 
 What the paper leaves open is chosen here. The label is the base's answer at its first token that
 differs between prompts (``label_token`` for another). Labels that fine-tuning's new answers follow
@@ -22,7 +22,7 @@ from interp.analyzers.wrapped_probes.compute import (
     RANDOM_START,
     WORDS_OF_PROMPT,
     Probed,
-    best_depth,
+    chosen_depth,
     labelled_answers,
     probe_model,
     shuffled_accuracies,
@@ -125,7 +125,7 @@ class WrappedProbes(Analyzer):
             RANDOM_START, Model.wrap(RANDOM_START, random_start(study.pair.tuned, study.seed))
         )
         words = Probed(WORDS_OF_PROMPT, *word_counts(answers, labelled))
-        depth = best_depth(base)
+        depth = chosen_depth(base)
         shuffled = [
             shuffled_accuracies(labelled, one, depth, self.permutations, study.seed)
             for one in (base, tuned)

@@ -21,6 +21,7 @@ from interp.models.model import Model
 from interp.prompts import Encoded
 
 WORDS_OF_PROMPT, RANDOM_START = "words of the prompt", "random start"
+NEAR_BEST = 0.9
 MIN_CLUSTERS = 2
 """A label is used if its prompts lie in so many clusters of each split."""
 
@@ -218,11 +219,14 @@ def _probed(labelled: Labelled, name: str, selection: np.ndarray, held_out: np.n
     return Probed(name, correct[0], correct[1], held_out)
 
 
-def best_depth(base: Probed) -> int:
-    """The depth at which the base's own stream tells most on the selection split; the first of
-    equals.
+def chosen_depth(base: Probed) -> int:
+    """The deepest depth at which the base's own stream tells, on the selection split, ``NEAR_BEST``
+    of what it tells at its best one.
+
+    At the best depth itself the prompt's words may be read, before fine-tuning could change much.
     """
-    return int(base.selection.mean(1).argmax())
+    accuracy = base.selection.mean(1)
+    return int(np.flatnonzero(accuracy >= NEAR_BEST * accuracy.max()).max())
 
 
 def shuffled_accuracies(
