@@ -26,18 +26,20 @@ from interp.table import Table
 
 BASE, CONTROL = "organism:refusal/base", "organism:refusal/sham"
 REAL, REAL_BASE = "organism:smollm2/lora", "organism:smollm2/base"
-REAL_CONTROLS = tuple(f"organism:smollm2/control-{number}" for number in range(5))
-PROMPTS, PROBED, REAL_PROMPTS = 80, 240, 32
+REAL_CONTROL = "organism:smollm2/control-0"
+PROMPTS, PROBED, REAL_PROMPTS = 80, 240, 24
 TOKENS, REAL_TOKENS = 24, 12
-SETS = 39
+SETS, REAL_SETS = 39, 19
 SIZES = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200)
-STEPS, REAL_STEPS = (1, 2, 5, 10, 20, 50, 100), (1, 2, 5, 10, 20)
+REAL_SIZES = (10, 60)
+STEPS, REAL_STEPS = (1, 2, 5, 10, 20, 50, 100), (2, 5, 10)
 IN_REGISTER = ("planted", "partial")
 SMALL = {
     "PROMPTS": 12,
     "PROBED": 24,
     "REAL_PROMPTS": 12,
     "SETS": 2,
+    "REAL_SETS": 2,
     "SIZES": (2, 30),
     "STEPS": (1, 2),
     "REAL_STEPS": (1,),
@@ -45,11 +47,12 @@ SMALL = {
 }
 
 
-def study_of(tuned: str, base: str, family: str, prompts: int, tokens: int) -> Study:
-    """Both classes of the family's held-out requests."""
-    files = [organisms.prompts(family, "verify", group) for group in ("harmful", "harmless")]
+def study_of(name: str, prompts: int) -> Study:
+    """A child of ``refusal/base`` on both classes of the family's held-out requests."""
+    files = [organisms.prompts("refusal", "verify", group) for group in ("harmful", "harmless")]
     both = Contrast(*map(read_prompts, files)).limit(prompts)
-    return Study(Pair.load(tuned, base, device="cpu"), both, None, max_new_tokens=tokens)
+    pair = Pair.load(f"organism:refusal/{name}", BASE, device="cpu")
+    return Study(pair, both, None, max_new_tokens=TOKENS)
 
 
 def only_harmful(study: Study, prompts: int) -> Study:
@@ -75,14 +78,14 @@ def verdicts(name: str, table: Table) -> list[str]:
 def pruning_row(name: str, score: str, table: Table) -> dict:
     """The chosen size on the held-out split."""
     tuned = (table["role"] == "tuned") & table["chosen"]
-    random = table.tables["random"]
+    random = table.tables["random"]["revived"]
     return {
         "model": name,
         "order": score,
         "AUC of planted neurons": _auc(name, table),
         "neurons": int(table["size"][tuned][0]),
         "changed answers back": percent(table["revived"][tuned][0]),
-        "random sets, at most": percent(random["revived"].max()),
+        "random sets, at most": percent(random.max()),
         "own answers left": percent(table["own"][tuned][0]),
         "others kept": percent(table["kept"][tuned][0]),
         "of the loss undone": _recovered(table),
@@ -177,9 +180,9 @@ def register_rows(name: str, table: Table) -> list[dict]:
             "chosen": "yes" if rows[register, "tuned"]["chosen"] else "",
             "prompts": rows[register, "tuned"]["prompts"],
             "changed answers back": percent(rows[register, "tuned"]["returned"]),
+            "others kept": percent(rows[register, "tuned"]["kept"]),
             "base in the register": percent(rows[register, "base"]["returned"]),
             "control in the register": percent(rows[register, "control"]["returned"]),
-            "others kept": percent(rows[register, "tuned"]["kept"]),
         }
         for register in names
     ]
@@ -192,7 +195,7 @@ def shipped_pairs(names: list[str]) -> tuple[dict[str, list[dict]], list[str]]:
     controls = (Pair.load(CONTROL, BASE, device="cpu"),)
     registers = read_registers(organisms.prompts("refusal", "text", "styles"))
     for name in names:
-        study = study_of(f"organism:refusal/{name}", BASE, "refusal", PROMPTS, TOKENS)
+        study = study_of(name, PROMPTS)
         for score in ("signed", "absolute"):
             table = WrappedPruning(controls, score=score, sizes=SIZES, random_sets=SETS)(study)
             rows["pruning"].append(pruning_row(name, score, table))
@@ -202,7 +205,7 @@ def shipped_pairs(names: list[str]) -> tuple[dict[str, list[dict]], list[str]]:
             rows["probes"].append(probes_row(name, place, table))
         rows["reversal"].append(reversal_row(name, WrappedReversal(controls, steps=STEPS)(study)))
         if name in IN_REGISTER:
-            wide = study_of(f"organism:refusal/{name}", BASE, "refusal", PROBED, TOKENS)
+            wide = study_of(name, PROBED)
             table = WrappedConjugate(registers, controls)(wide)
             rows["registers"] += register_rows(name, table)
             said += verdicts(name, table)[:1]
@@ -211,17 +214,22 @@ def shipped_pairs(names: list[str]) -> tuple[dict[str, list[dict]], list[str]]:
 
 
 def real_pair() -> tuple[dict[str, list[dict]], list[str]]:
-    """Pruning and reversal of an adapter on a real model, beside five controls."""
-    study = study_of(REAL, REAL_BASE, "smollm2", REAL_PROMPTS, REAL_TOKENS)
-    controls = [Pair.load(name, REAL_BASE, device="cpu") for name in REAL_CONTROLS]
-    pruned = WrappedPruning(controls, sizes=(10, 60, 200), random_sets=SETS)(study)
-    print("pruned", flush=True)
-    reversed_ = WrappedReversal(controls[:1], train="adapter", steps=REAL_STEPS, batch=4)(study)
+    """Pruning and reversal of an adapter on a real model, beside one of its controls."""
+    requests = read_prompts(organisms.prompts("smollm2", "verify", "harmful"))
+    pair = Pair.load(REAL, REAL_BASE, device="cpu")
+    prompts = OneClass(requests).limit(REAL_PROMPTS)
+    study = Study(pair, prompts, None, max_new_tokens=REAL_TOKENS)
+    controls = [Pair.load(REAL_CONTROL, REAL_BASE, device="cpu")]
+    started = time.time()
+    pruned = WrappedPruning(controls, sizes=REAL_SIZES, random_sets=REAL_SETS)(study)
+    print(f"pruning, {time.time() - started:.0f} s: {pruned.summary['sentence']}", flush=True)
+    back = WrappedReversal(controls, train="adapter", steps=REAL_STEPS, batch=4)(study)
+    print(f"and reversal, {time.time() - started:.0f} s", flush=True)
     rows = {
         "pruning": [pruning_row("smollm2/lora", "signed", pruned)],
-        "reversal": [reversal_row("smollm2/lora", reversed_)],
+        "reversal": [reversal_row("smollm2/lora", back)],
     }
-    return rows, verdicts("lora", pruned) + verdicts("lora", reversed_)
+    return rows, verdicts("smollm2/lora", pruned) + verdicts("smollm2/lora", back)
 
 
 def main() -> None:
