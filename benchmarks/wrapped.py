@@ -27,12 +27,12 @@ from interp.table import Table
 BASE, CONTROL = "organism:refusal/base", "organism:refusal/sham"
 REAL, REAL_BASE = "organism:smollm2/lora", "organism:smollm2/base"
 REAL_CONTROL = "organism:smollm2/control-0"
-PROMPTS, PROBED, REAL_PROMPTS = 80, 240, 24
-TOKENS, REAL_TOKENS = 24, 12
-SETS, REAL_SETS = 39, 19
+PROMPTS, PROBED, REAL_PROMPTS = 80, 240, 40
+TOKENS, REAL_TOKENS = 24, 4
+SETS, REAL_SETS = 39, 39
 SIZES = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200)
-REAL_SIZES = (10, 60)
-STEPS, REAL_STEPS = (1, 2, 5, 10, 20, 50, 100), (2, 5, 10)
+REAL_SIZES = (10, 60, 230)
+STEPS, REAL_STEPS = (1, 2, 5, 10, 20, 50, 100), (1, 2, 5, 10, 20)
 IN_REGISTER = ("planted", "partial")
 SMALL = {
     "PROMPTS": 12,
@@ -96,7 +96,7 @@ def pruning_row(name: str, score: str, table: Table) -> dict:
                 table["revived"][table["role"] == "tuned"].tolist(),
                 strict=True,
             )
-            if size in (15, 30, 100)
+            if size in (10, 15, 30, 60, 100, 230)
         ),
     }
 
