@@ -1,12 +1,16 @@
 """Reverse fine-tuning: copies and steps against plain torch, what returns, what is left as it was."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
 from interp import organisms
+from interp.analyzers.wrapped_conjugate import WrappedConjugate
+from interp.analyzers.wrapped_probes import WrappedProbes
+from interp.analyzers.wrapped_pruning import WrappedPruning
 from interp.analyzers.wrapped_reversal import WrappedReversal
 from interp.analyzers.wrapped_reversal.compute import Curve, batches_of, step_of_return
 from interp.claims import from_table
@@ -14,11 +18,13 @@ from interp.errors import OptionError, UnsupportedModel
 from interp.experiments.base_answers import BaseAnswers, Reading
 from interp.figures import plot
 from interp.models.copies import merged_copy, random_start
+from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
+from interp.prompts.registers import Register, Rule
 from interp.study import Study
 from interp.training.answers import CLIP, AnswerTraining
-from tests import tiny
+from tests import families, tiny
 
 IDS = torch.tensor([[5, 9, 20, 31, 7]])
 
@@ -61,6 +67,19 @@ def test_a_random_start_is_of_the_same_shape_and_follows_the_seed(study):
     assert not torch.equal(logits(first), logits(other))
     assert not torch.equal(logits(first), logits(model.module))
     assert sum(torch.equal(own[name], different[name]) for name in own) < len(own)
+
+
+@pytest.mark.parametrize("name", families.NAMES)
+def test_every_family_is_copied_begun_anew_and_trained(name):
+    model = Model.wrap(name, families.build(name))
+    duplicate, fresh = merged_copy(model), random_start(model, 0)
+    np.testing.assert_allclose(logits(duplicate), logits(model.module), atol=1e-5)
+    assert torch.isfinite(logits(fresh)).all()
+    assert not torch.allclose(logits(fresh), logits(model.module))
+    for how in ("full", "adapter"):
+        training = AnswerTraining("copy", merged_copy(model), how, 1e-3, 0)
+        first = training.step([(5, 6, 7)], [(8, 9)])
+        assert training.step([(5, 6, 7)], [(8, 9)]) < first
 
 
 def test_an_offloaded_model_is_refused(study):
@@ -190,6 +209,38 @@ def test_the_step_of_return_is_of_the_selection_split(study):
     assert step_of_return(answers, curve, 0.9) == 5
     assert step_of_return(answers, Curve({0: reading([]), 4: reading([])}, ()), 0.9) == 4
     assert curve.missing(changed).tolist() == [0.75] * len(changed)
+
+
+@pytest.mark.parametrize(
+    ("analyzer", "others"),
+    [
+        (
+            WrappedPruning(),
+            {"score": "absolute", "weights": "all", "sizes": (1,), "random_sets": 5},
+        ),
+        (
+            WrappedProbes(),
+            {"probed": "all", "read_at": "answer", "label_token": 2, "permutations": 20},
+        ),
+        (
+            WrappedReversal(),
+            {"train": "adapter", "learning_rate": 0.1, "steps": (1,), "batch": 3, "level": 0.5},
+        ),
+        (
+            WrappedConjugate(),
+            {"registers": (Register("a", (Rule(("x", "y"), ("y", "x")),)),), "exchanges": 20},
+        ),
+    ],
+)
+def test_the_key_of_every_view_follows_its_options(study, analyzer, others):
+    named = {field.name for field in dataclasses.fields(analyzer)}
+    assert named == {*others, "controls", "parent"}
+    changed = [{name: value} for name, value in others.items()] + [{"controls": (study.pair,)}]
+    keys = [
+        study.provenance(one).key
+        for one in (analyzer, *(dataclasses.replace(analyzer, **change) for change in changed))
+    ]
+    assert len(set(keys)) == len(keys)
 
 
 def test_options_that_cannot_be(study):
