@@ -35,6 +35,10 @@ _HOMES = {
     "Transfer": "transfer",
     "Tuco": "tuco",
     "VerifyNeurons": "verify_neurons",
+    "WrappedConjugate": "wrapped_conjugate",
+    "WrappedProbes": "wrapped_probes",
+    "WrappedPruning": "wrapped_pruning",
+    "WrappedReversal": "wrapped_reversal",
 }
 
 # names are loaded on first use: no checker of types can list them

@@ -46,9 +46,14 @@ from interp.analyzers.trigger_scan import TriggerScan
 from interp.analyzers.tuco import Tuco
 from interp.analyzers.update_directions import UpdateDirections
 from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.analyzers.wrapped_conjugate import WrappedConjugate
+from interp.analyzers.wrapped_probes import WrappedProbes
+from interp.analyzers.wrapped_pruning import WrappedPruning
+from interp.analyzers.wrapped_reversal import WrappedReversal
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, Prompt, PromptSet
+from interp.prompts.registers import Register, Rule
 from interp.provenance import Provenance
 from interp.sae import Dictionary, DictionaryConfig
 from interp.sae.analysis.classes import Thresholds
@@ -245,6 +250,23 @@ def monitor(study, _, unit):
     return Monitor(alpha=0.5)
 
 
+def wrapped_pruning(study, _, unit):
+    return WrappedPruning(sizes=(2, 5), random_sets=2)
+
+
+def wrapped_probes(study, _, unit):
+    return WrappedProbes(permutations=19)
+
+
+def wrapped_reversal(study, _, unit):
+    return WrappedReversal(steps=(1, 2), batch=2)
+
+
+def wrapped_conjugate(study, _, unit):
+    polite = Rule(("^(.+)$", r"please \1"), ("^please (.+)$", r"\1"))
+    return WrappedConjugate((Register("polite", (polite,)),), exchanges=19)
+
+
 OF_PAIRS = (
     tuco,
     ftc_alpha,
@@ -264,6 +286,10 @@ OF_PAIRS = (
     trait_screening,
     trigger_scan,
     monitor,
+    wrapped_pruning,
+    wrapped_probes,
+    wrapped_reversal,
+    wrapped_conjugate,
 )
 FURTHER = (
     stability,

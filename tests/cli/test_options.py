@@ -12,6 +12,9 @@ FURTHER = {
     "ftc-alpha": "tuco",
     "intruder-scaling": "intruders",
     "concept-shift": "sae features",
+    "wrapped-probes": "wrapped",
+    "wrapped-reversal": "wrapped",
+    "wrapped-conjugate": "wrapped",
 }
 """The commands of kinds that have none of their name."""
 OTHER_MEANING = {
