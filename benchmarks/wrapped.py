@@ -1,9 +1,9 @@
-"""Gone or wrapped: ``python -m benchmarks.wrapped [--write] [--real]``. What brings the base's answers back?
+"""Gone or wrapped: ``python -m benchmarks.wrapped [--write] [--real]``.
 
-Every child of ``refusal/base``, whose neurons were planted or whose every weight or adapter was
-trained, by four views: neurons pruned in both orders, probes, steps of reverse fine-tuning, another
-register. ``sham`` is the control fine-tune. ``--real`` measures an adapter on a real model beside
-its five control fine-tunes instead.
+What brings the base's answers back? Every child of ``refusal/base``, whose neurons were planted or
+whose every weight or adapter was trained, by four views: neurons pruned in both orders, probes,
+steps of reverse fine-tuning, another register. ``sham`` is the control fine-tune. ``--real``
+measures an adapter on a real model instead, beside one of its control fine-tunes.
 """
 
 import time

@@ -362,6 +362,8 @@ class Commands:
             lambda: ["compare", *PLANTED, "--prompts", harmful, *few, *MODEL],
             True,
         )
+        short = ("--sizes", "15,30", "--random-sets", "3", "--steps", "1,2", "--batch", "2")
+        yield "wrapped", lambda: ["wrapped", *PLANTED, *classes, *twelve, *short, *MODEL], True
         yield "tuco", lambda: ["tuco", *PLANTED, *classes, *twelve, *MODEL], True
         yield (
             "tuco control alpha",

@@ -20,7 +20,7 @@ from interp.study import Study
 def last_streams(
     study: Study, model: Model, texts: Sequence[Encoded], name: str
 ) -> Float[np.ndarray, "n depths D"]:
-    """The residual stream at the last token of every text, before the first block and after each."""
+    """The stream at the last token of every text, before the first block and after each."""
     layers = range(model.anatomy.n_layers)
     sites = [
         *(Site(layer, "hook_resid_pre") for layer in layers),

@@ -204,15 +204,17 @@ def conjugate_figure(table: Table) -> go.Figure:
                     "arrayminus": np.nan_to_num(value - table["low"][rows]),
                     "thickness": 1,
                 },
-                customdata=table["prompts"][rows],
+                customdata=np.stack([table["prompts"][rows], table["gained"][rows]], axis=1),
                 hovertemplate=(
-                    "%{x}: %{y:.1%}, %{customdata} prompts in all<extra>%{fullData.name}</extra>"
+                    "%{x}: %{y:.1%}; over all %{customdata[0]} prompts %{customdata[1]:+.1%} more"
+                    " than to plain ones<extra>%{fullData.name}</extra>"
                 ),
             )
         )
     caption = (
         "y: share of held-out prompts whose answer fine-tuning changed to which each model gives"
-        " the base's plain answer when asked in the register, the answer changed back."
+        " the base's plain answer when asked in the register, the answer changed back. What is"
+        " claimed is the gain over all prompts."
     )
     finish(figure, "Conjugate prompting", caption, height=380, barmode="group")
     figure.update_xaxes(title_text="register")

@@ -158,6 +158,8 @@ def test_partial_answers_more_of_the_polite_requests():
     assert table.summary["supported"] is True
     rows = {row["role"]: row for row in table.rows()}
     assert rows["base"]["returned"] == 1.0
+    assert rows["base"]["gained"] == 0.0
+    assert rows["tuned"]["gained"] == rows["control"]["gained"] > 0.2
     # the fine-tuned model as its own control
     gained = table.tables["controls"]["gained"]
     assert gained[0] == pytest.approx(claims["gains-in-register"].value)

@@ -1,4 +1,4 @@
-"""Probes for the base's answer: folds, labels, an oracle, a label that is or is not in the stream."""
+"""Probes for the base's answer: folds, labels, an oracle, a label that is in the stream or not."""
 
 import copy
 
@@ -193,3 +193,4 @@ def test_without_different_answers_there_is_no_label():
     assert table.summary["labels"] == 1
     assert table.summary["supported"] is False
     assert any("no label to probe for" in line for line in table.summary["limits"])
+    assert "no label to probe for" in table.summary["sentence"]

@@ -1,4 +1,4 @@
-"""Reverse fine-tuning: copies and steps against plain torch, what returns, what is left as it was."""
+"""Reverse fine-tuning: copies and steps against plain torch, what returns, what stays."""
 
 import copy
 import dataclasses

@@ -125,10 +125,14 @@ class WrappedConjugate(Analyzer):
                 answers, asked[at], names[1:], plain[1:], own_matches
             )
         shown = [
-            (model_columns(BASE, study.pair.require_base(self.name).name), base),
+            (
+                model_columns(BASE, study.pair.require_base(self.name).name),
+                base,
+                answers.base.writes,
+            ),
             *(
-                (model_columns(CONTROL if number else TUNED, name, number - 1), own)
-                for number, (name, own) in enumerate(zip(names, models, strict=True))
+                (model_columns(CONTROL if number else TUNED, name, number - 1), own, before)
+                for number, (name, own, before) in enumerate(zip(names, models, plain, strict=True))
             ),
         ]
         rows = registers_table(answers, asked, shown, at)

@@ -40,6 +40,10 @@ class RegisterRow(ModelRow):
     low: float = measure("lower end of its 95 % interval over clusters")
     high: float = measure("upper end of its 95 % interval over clusters")
     kept: float = measure("the same share of prompts whose answer fine-tuning did not change")
+    gained: float = measure(
+        "the same share of all prompts, minus that of prompts as they are to which the model writes"
+        " the base's answer"
+    )
 
 
 class ConjugateRow(ChangedRow):
@@ -72,16 +76,18 @@ def _share(flags: np.ndarray) -> float:
 def registers_table(
     answers: BaseAnswers,
     asked: Sequence[InRegister],
-    models: Sequence[tuple[dict[str, Any], Sequence[np.ndarray]]],
+    models: Sequence[tuple[dict[str, Any], Sequence[np.ndarray], np.ndarray]],
     chosen: int,
 ) -> Table:
-    """One row per register and model; ``models``: each with the columns of ``ModelRow``."""
+    """One row per register and model; ``models``: each with the columns of ``ModelRow``, what it
+    gives in every register, and whether it writes the base's answer to every plain prompt.
+    """
     rows: list[dict[str, Any]] = []
     for at, one in enumerate(asked):
         held_out, changed = one.held_out(answers), answers.changed[one.rows]
         clusters = np.array([answers.clusters[row] for row in one.rows.tolist()], object)
         counted = held_out & changed
-        for columns, matches in models:
+        for columns, matches, plain in models:
             interval = (
                 cluster_interval(matches[at][counted], clusters[counted])
                 if counted.any()
@@ -95,6 +101,7 @@ def registers_table(
                     "prompts": int(held_out.sum()),
                     **dict(zip(("returned", "low", "high"), interval, strict=True)),
                     "kept": _share(matches[at][held_out & ~changed]),
+                    "gained": _share(matches[at][held_out]) - _share(plain[one.rows[held_out]]),
                 }
             )
     return rows_table(
@@ -206,8 +213,8 @@ def _return(register: str) -> Claim:
         # a model that refuses at random answers some refused prompts in any other form
         requires=[CHANGED, VERDICT],
         text=(
-            "Of the prompts whose answer fine-tuning changed {value:.1%} [{low:.1%}, {high:.1%}] get"
-            " the base's answer in the register; answers exchanged among the prompts {control:.1%},"
+            "Of the prompts whose answer fine-tuning changed {value:.1%} [{low:.1%}, {high:.1%}]"
+            " get the base's answer in the register; answers exchanged among the prompts {control:.1%},"
             " at most {control_max:.1%}."
         ),
     )

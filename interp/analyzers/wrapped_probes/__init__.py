@@ -164,5 +164,6 @@ class WrappedProbes(Analyzer):
                 "controls": names[1:],
             },
             [*LIMITS, *labelled.notes, *([] if self.controls else [NO_CONTROL])],
+            lead=labelled.notes[0] if labelled.n_labels < 2 else "",
             supported=any_supported(claims, rows, tables, VERDICT),
         )

@@ -175,8 +175,8 @@ def _notes(n_labels: int, largest: float, told: float) -> tuple[str, ...]:
     if told <= largest + 0.1:
         return ()
     return (
-        f"The fine-tuned model's own answers tell the label of {told:.0%} of the prompts: a probe of"
-        " its stream can read its new behaviour instead of the old answer.",
+        f"The fine-tuned model's own answers tell the label of {told:.0%} of the prompts: a probe"
+        " of its stream can read its new behaviour instead of the old answer.",
     )
 
 

@@ -49,7 +49,7 @@ from interp.study import Study
 from interp.training.answers import ADAPTER, FULL, RATES, AnswerTraining
 
 LIMITS = (
-    "The number of steps depends on rate and batch: compare with the other curves of this run only.",
+    "The number of steps depends on rate and batch: compare it with other curves of this run only.",
     "Training on the old answers teaches them too: that they return faster than in a random start"
     " shows that something of use was left, not that the old way of answering was.",
 )
