@@ -112,13 +112,16 @@ def entering(study: Study, model: Model, tokens: Int[Tensor, " n"]) -> Float[Ten
 
 
 def first_order(
-    study: Study, pair: Pair, found: Slopes, vocabulary: int
+    study: Study, pair: Pair, mean_slopes: Slopes, vocabulary: int
 ) -> Float[np.ndarray, "S V"]:
     """``(E_v - E_x) . grad`` of the divergence for every token v in place of x, summed over both
     models, mean over prompts, nats (as in HotFlip, arXiv 1712.06751).
     """
-    sides = ((pair.tuned, found.tuned), (pair.require_base("the trigger scan"), found.base))
-    gains = np.zeros((len(found.offset), vocabulary))
+    sides = (
+        (pair.tuned, mean_slopes.tuned),
+        (pair.require_base("the trigger scan"), mean_slopes.base),
+    )
+    gains = np.zeros((len(mean_slopes.offset), vocabulary))
     for start in range(0, vocabulary, CHUNK):
         stop = min(start + CHUNK, vocabulary)
         for model, slope in sides:

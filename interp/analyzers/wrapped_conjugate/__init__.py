@@ -96,33 +96,33 @@ class WrappedConjugate(Analyzer):
     def run(self, study: Study) -> Result:
         """Answer in every register, and compare with the base's plain answers."""
         answers = BaseAnswers.from_study(study)
-        asked = [in_register(answers, register) for register in self.registers]
-        empty = [one.name for one in asked if not one.held_out(answers).any()]
-        if len(empty) == len(asked):
+        rewritten = [in_register(answers, register) for register in self.registers]
+        empty = [one.name for one in rewritten if not one.held_out(answers).any()]
+        if len(empty) == len(rewritten):
             raise PromptError(
                 f"no rule of the registers {', '.join(empty)} fits a held-out prompt, such as"
                 f" {answers.prompts[answers.held_out[0]][1].text[:60]!r}; give rules for these"
                 " prompts, or more prompts"
             )
-        asked = [one for one in asked if one.held_out(answers).any()]
+        rewritten = [one for one in rewritten if one.held_out(answers).any()]
         names = model_names(study, self.controls)
-        base = [matches_base(answers, one, study.pair, "base") for one in asked]
+        base = [matches_base(answers, one, study.pair, "base") for one in rewritten]
         models, plain = [], []
         for _, pair in each_model(study, self.controls):
-            models.append([matches_base(answers, one, pair, "tuned") for one in asked])
+            models.append([matches_base(answers, one, pair, "tuned") for one in rewritten])
             plain.append(answers.read(pair.tuned).writes)
             del pair  # so that it is freed before the next is loaded
         tuned, controls = models[0], models[1:]
-        at = chosen_register(answers, asked, tuned)
-        exchanged = exchanged_shares(answers, asked[at], study.pair, self.exchanges)
+        at = chosen_register(answers, rewritten, tuned)
+        exchanged = exchanged_shares(answers, rewritten[at], study.pair, self.exchanges)
         tables = {
-            "answers": answers_table(answers, asked, tuned, base),
+            "answers": answers_table(answers, rewritten, tuned, base),
             "exchanged": exchanged_table(exchanged),
         }
         if controls:
             own_matches = [one[at] for one in controls]
             tables["controls"] = controls_rows(
-                answers, asked[at], names[1:], plain[1:], own_matches
+                answers, rewritten[at], names[1:], plain[1:], own_matches
             )
         shown = [
             (
@@ -135,16 +135,16 @@ class WrappedConjugate(Analyzer):
                 for number, (name, own, before) in enumerate(zip(names, models, plain, strict=True))
             ),
         ]
-        rows = registers_table(answers, asked, shown, at)
-        claims = claims_of(answers, asked[at], len(self.controls))
+        rows = registers_table(answers, rewritten, shown, at)
+        claims = claims_of(answers, rewritten[at], len(self.controls))
         return Result(
             rows,
             tables,
             claims,
             {
                 **answers.summary,
-                "register": asked[at].name,
-                "registers": {one.name: len(one.rows) for one in asked},
+                "register": rewritten[at].name,
+                "registers": {one.name: len(one.rows) for one in rewritten},
                 "controls": names[1:],
             },
             [*LIMITS, *_left_out(empty), *([] if self.controls else [NO_CONTROL])],

@@ -44,7 +44,7 @@ def in_register(answers: BaseAnswers, register: Register) -> InRegister:
     )
 
 
-def plain_answers(answers: BaseAnswers, asked: InRegister, pair: Pair, role: str) -> list[str]:
+def plain_answers(answers: BaseAnswers, rewritten: InRegister, pair: Pair, role: str) -> list[str]:
     """A model's greedy answers in a register, changed back into plain ones, as text.
 
     Kept with the study for the study's own pair.
@@ -52,44 +52,48 @@ def plain_answers(answers: BaseAnswers, asked: InRegister, pair: Pair, role: str
     study = answers.study
 
     def write() -> list[str]:
-        written = _study_of(answers, asked, pair).answers_to(["positive"], role)["positive"]
+        written = _study_of(answers, rewritten, pair).answers_to(["positive"], role)["positive"]
         return [
             plain_answer(study.decode(answer), rule)
-            for answer, rule in zip(written, asked.rules, strict=True)
+            for answer, rule in zip(written, rewritten.rules, strict=True)
         ]
 
     if pair is not study.pair:
         return write()
-    return study.cached(("in register", role, asked.name, asked.texts, asked.rules), write)
+    return study.cached(
+        ("in register", role, rewritten.name, rewritten.texts, rewritten.rules), write
+    )
 
 
-def _study_of(answers: BaseAnswers, asked: InRegister, pair: Pair) -> Study:
+def _study_of(answers: BaseAnswers, rewritten: InRegister, pair: Pair) -> Study:
     """A study of a pair on the changed prompts, as one class."""
     prompts = tuple(
         replace(answers.prompts[row][1], id=at, text=text, messages=None)
-        for at, (row, text) in enumerate(zip(asked.rows.tolist(), asked.texts, strict=True))
+        for at, (row, text) in enumerate(zip(rewritten.rows.tolist(), rewritten.texts, strict=True))
     )
-    study = answers.study.with_prompts(OneClass(PromptSet(prompts, f"in register {asked.name}")))
+    study = answers.study.with_prompts(
+        OneClass(PromptSet(prompts, f"in register {rewritten.name}"))
+    )
     return replace(study, pair=pair)
 
 
-def base_texts(answers: BaseAnswers, asked: InRegister) -> list[str]:
+def base_texts(answers: BaseAnswers, rewritten: InRegister) -> list[str]:
     """The base's plain answers to the plain prompts, as text."""
-    return [answers.study.decode(answers.answers[row]).strip() for row in asked.rows.tolist()]
+    return [answers.study.decode(answers.answers[row]).strip() for row in rewritten.rows.tolist()]
 
 
 def matches_base(
-    answers: BaseAnswers, asked: InRegister, pair: Pair, role: str
+    answers: BaseAnswers, rewritten: InRegister, pair: Pair, role: str
 ) -> Bool[np.ndarray, " r"]:
     """Whether a model's answer in the register, changed back, is the base's plain answer."""
-    own = plain_answers(answers, asked, pair, role)
+    own = plain_answers(answers, rewritten, pair, role)
     return np.array(
-        [one == other for one, other in zip(own, base_texts(answers, asked), strict=True)]
+        [one == other for one, other in zip(own, base_texts(answers, rewritten), strict=True)]
     )
 
 
 def chosen_register(
-    answers: BaseAnswers, asked: Sequence[InRegister], tuned: Sequence[Bool[np.ndarray, " _"]]
+    answers: BaseAnswers, rewritten: Sequence[InRegister], tuned: Sequence[Bool[np.ndarray, " _"]]
 ) -> int:
     """The register in which the fine-tuned model gives the base's answers to most prompts of the
     selection split, less those to which it does without; the first of equals.
@@ -100,20 +104,20 @@ def chosen_register(
         before = answers.tuned.writes[one.rows]
         return float((1.0 * matches - before)[counted].mean()) if counted.any() else -1.0
 
-    return int(np.argmax([gain(*both) for both in zip(asked, tuned, strict=True)]))
+    return int(np.argmax([gain(*both) for both in zip(rewritten, tuned, strict=True)]))
 
 
 def exchanged_shares(
-    answers: BaseAnswers, asked: InRegister, pair: Pair, draws: int
+    answers: BaseAnswers, rewritten: InRegister, pair: Pair, draws: int
 ) -> Float[np.ndarray, " draws"]:
     """Share of changed held-out prompts whose base answer is the fine-tuned model's answer to
     another prompt, with the answers of clusters exchanged at random; NaN without changed prompts.
     """
-    counted = np.flatnonzero(asked.held_out(answers) & answers.changed[asked.rows])
+    counted = np.flatnonzero(rewritten.held_out(answers) & answers.changed[rewritten.rows])
     if not len(counted):
         return np.full(draws, np.nan)
-    own = np.array(plain_answers(answers, asked, pair, "tuned"), object)[counted]
-    wanted = np.array(base_texts(answers, asked), object)[counted]
+    own = np.array(plain_answers(answers, rewritten, pair, "tuned"), object)[counted]
+    wanted = np.array(base_texts(answers, rewritten), object)[counted]
     generator = np.random.default_rng(answers.study.seed)
     return np.array(
         [float((own[generator.permutation(len(own))] == wanted).mean()) for _ in range(draws)]

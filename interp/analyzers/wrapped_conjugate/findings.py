@@ -75,7 +75,7 @@ def _share(flags: np.ndarray) -> float:
 
 def registers_table(
     answers: BaseAnswers,
-    asked: Sequence[InRegister],
+    rewritten: Sequence[InRegister],
     models: Sequence[tuple[dict[str, Any], Sequence[np.ndarray], np.ndarray]],
     chosen: int,
 ) -> Table:
@@ -83,7 +83,7 @@ def registers_table(
     gives in every register, and whether it writes the base's answer to every plain prompt.
     """
     rows: list[dict[str, Any]] = []
-    for at, one in enumerate(asked):
+    for at, one in enumerate(rewritten):
         held_out, changed = one.held_out(answers), answers.changed[one.rows]
         clusters = np.array([answers.clusters[row] for row in one.rows.tolist()], object)
         counted = held_out & changed
@@ -111,13 +111,13 @@ def registers_table(
 
 def answers_table(
     answers: BaseAnswers,
-    asked: Sequence[InRegister],
+    rewritten: Sequence[InRegister],
     tuned: Sequence[np.ndarray],
     base: Sequence[np.ndarray],
 ) -> Table:
     """The held-out prompts in every register."""
     parts = []
-    for one, own, other in zip(asked, tuned, base, strict=True):
+    for one, own, other in zip(rewritten, tuned, base, strict=True):
         kept = one.held_out(answers)
         parts.append(
             {
@@ -142,7 +142,7 @@ def exchanged_table(shares: np.ndarray) -> Table:
 
 def controls_rows(
     answers: BaseAnswers,
-    asked: InRegister,
+    rewritten: InRegister,
     names: Sequence[str],
     plain: Sequence[np.ndarray],
     matches: Sequence[np.ndarray],
@@ -150,25 +150,25 @@ def controls_rows(
     """What the register gains in every control; ``plain`` [n]: whether it writes the base's answer
     to the plain prompt.
     """
-    kept = asked.held_out(answers)
+    kept = rewritten.held_out(answers)
     gained = [
-        _share(own[kept]) - _share(before[asked.rows[kept]])
+        _share(own[kept]) - _share(before[rewritten.rows[kept]])
         for own, before in zip(matches, plain, strict=True)
     ]
     return controls_table(names, row=ConjugateControlRow, numbers={"gained": gained})
 
 
-def claims_of(answers: BaseAnswers, asked: InRegister, n_controls: int) -> list[Claim]:
+def claims_of(answers: BaseAnswers, rewritten: InRegister, n_controls: int) -> list[Claim]:
     """That more answers are the base's in the register, that changed ones return, and more than in
     controls.
 
     Only that answers changed is claimed where no held-out answer in the register changed.
     """
-    where = {"register": asked.name}
+    where = {"register": rewritten.name}
     changed = changed_claim("answers", where)
-    if not (asked.held_out(answers) & answers.changed[asked.rows]).any():
+    if not (rewritten.held_out(answers) & answers.changed[rewritten.rows]).any():
         return [changed]
-    claims = [_gain(asked.name), _return(asked.name)]
+    claims = [_gain(rewritten.name), _return(rewritten.name)]
     if n_controls:
         claims.append(
             beyond_new_control(

@@ -166,16 +166,16 @@ def _told_by_new_answers(
     return sum(max(counts.values()) for counts in by_token.values()) / len(rows)
 
 
-def _notes(n_labels: int, largest: float, told: float) -> tuple[str, ...]:
+def _notes(n_labels: int, largest: float, told_share: float) -> tuple[str, ...]:
     if n_labels < 2:
         return (
             "The base's answers to the probed prompts do not differ in a token that enough clusters"
             " share, so that there is no label to probe for; give more prompts, or other ones.",
         )
-    if told <= largest + 0.1:
+    if told_share <= largest + 0.1:
         return ()
     return (
-        f"The fine-tuned model's own answers tell the label of {told:.0%} of the prompts: a probe"
+        f"The fine-tuned model's own answers tell the label of {told_share:.0%} of the prompts: a probe"
         " of its stream can read its new behaviour instead of the old answer.",
     )
 
