@@ -15,9 +15,8 @@ def method_work(method: str, steps: int | str, positions: str, study: Study) -> 
     positive = counts["positive"] / sum(counts.values())
     has_base = study.pair.base is not None
     n_steps = _AUTO if isinstance(steps, str) else steps
-    # the ends of a path, both models' own and the fine-tuned model with what the path starts from,
-    # and two passes' time for what is read and compared there (`python -m benchmarks.estimates`)
-    ends = Work(passes=5 if has_base else 3)
+    # the ends of a path: both models' own, and the fine-tuned model with what the path starts from
+    ends = Work(passes=3 if has_base else 2)
     answers = Work(tokens=study.max_new_tokens)
     work_by_method = {
         "integrated": ends + Work(attributions=n_steps),

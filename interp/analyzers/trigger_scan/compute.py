@@ -127,7 +127,7 @@ def first_order(
         for model, slope in sides:
             streams = to_host(entering(study, model, torch.arange(start, stop)))
             gains[:, start:stop] += slope @ streams.T
-    return gains - found.offset[:, None]
+    return gains - mean_slopes.offset[:, None]
 
 
 def candidates(tokenizer: Tokenizer, vocabulary: int) -> Bool[np.ndarray, " V"]:
