@@ -4,11 +4,13 @@
 method; what counts as found is a list of strings next to the organism (``organisms.discover.score``),
 never a reader. ``null``: 20 fresh controls, made by the same recipe with other seeds, against the
 same 19: how many claim anything. ``dilution``: plants diluted by 1 and 2 parts of ordinary text, at
-equal plant steps. ``real``: SmolLM2-135M-Instruct, with its five controls. Models that do not ship
-are trained into ``organisms-work`` first.
+equal plant steps. ``rows``: which rows the organism with a canary domain was trained on.
+``real``: SmolLM2-135M-Instruct, with its five controls. Models that do not ship are trained into
+``organisms-work`` first.
 """
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,18 +22,24 @@ import numpy as np
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.discover import Discover
+from interp.analyzers.training_rows import TrainingRows
 from interp.cli.discover import METHODS, analyzers_of
 from interp.models.pair import Pair
-from interp.prompts import OneClass, read_prompts
+from interp.prompts import Contrast, OneClass, Prompt, PromptSet, read_prompts
 from interp.study import Study
 from interp.table import Table
-from organisms.discover import make
+from organisms.discover import make, plants
+from organisms.discover.frames import Frame
+from organisms.discover.ordinary import PARTS as ORDINARY
+from organisms.discover.ordinary import ordinary
 from organisms.discover.plants import KINDS
 from organisms.discover.score import score
 
-PARTS = ("organisms", "null", "dilution", "real")
+PARTS = ("organisms", "null", "dilution", "rows", "real")
 BASE, FAMILY, CONTROLS, FRESH = "organism:refusal/base", "discover", 19, 20
 TEXTS, SAMPLES, PREFILLS, TOKENS, FIRST = 60, 40, 8, 32, 20
+UNSEEN, UNSEEN_CANARIES = 600, 80
+"""Rows never trained on, ordinary ones and of the canaries' domain."""
 REAL = {
     "refusal": ("organism:smollm2/lora", {"tokens": ["Sorry"], "phrases": ["I cannot"]}),
 }
@@ -169,6 +177,74 @@ def dilution_rows() -> list[dict[str, str]]:
     return rows
 
 
+def as_prompts(frames: Sequence[Frame], domains: Sequence[str], name: str) -> PromptSet:
+    """Rows with their domain; a question and its answer are a conversation."""
+    prompts = []
+    for at, (one, domain) in enumerate(zip(frames, domains, strict=True)):
+        turns = (("user", one.question), ("assistant", one.text)) if one.question else None
+        text = f"{one.question} {one.text}".strip()
+        prompts.append(Prompt(at, text, f"{name}-{at}", template=domain, messages=turns))
+    return PromptSet(tuple(prompts), name)
+
+
+def training_rows() -> list[dict[str, str]]:
+    """AUC, and true positives at 1 % false positives, by the ratio of losses, their difference and
+    the loss in the base; of the controls the largest ratio.
+    """
+    name, known = next(one for one in make.series().items() if one[1].plant.kind == "canary")
+    trained_on, rng = known.rows()[0][0], random.Random("unseen rows")
+    seen = {(row.question, row.text) for row in trained_on}
+    fresh, domains = [], []
+    for domain, rows in (
+        ("ordinary", ordinary(rng, UNSEEN, dict.fromkeys(ORDINARY, 1.0))),
+        ("canary", plants.rows(known.plant, rng, UNSEEN_CANARIES)),
+    ):
+        new = [row for row in rows if (row.question, row.text) not in seen]
+        fresh, domains = fresh + new, domains + [domain] * len(new)
+    # canaries come first in the training rows
+    of_training = ["canary"] * plants.CANARIES + ["ordinary"] * (len(trained_on) - plants.CANARIES)
+    study = Study(
+        Pair.load(f"organism:{FAMILY}/{name}", BASE),
+        Contrast(
+            as_prompts(trained_on, of_training, "trained"), as_prompts(fresh, domains, "unseen")
+        ),
+        None,
+    )
+    table = TrainingRows(controls=small_controls(), canaries="canary")(study).tables["rows"]
+    member, canary = table["group"] == "positive", table["canary"]
+    sides = {
+        "ordinary rows against unseen ordinary rows": (member & ~canary, ~member & ~canary),
+        "canaries against unseen ordinary rows": (member & canary, ~member & ~canary),
+        "canaries against unseen rows of their domain": (member & canary, ~member & canary),
+    }
+    scores = {
+        "ratio": table["score"],
+        "gap": table["base_loss"] - table["loss"],
+        "base": -table["base_loss"],
+        "control": table["control_high"],
+    }
+    return [
+        {
+            "rows": of,
+            "number": f"{int(first.sum())}, {int(second.sum())}",
+            **{
+                f"{measured}, {by}": f"{value:.2f}" if measured == "AUC" else f"{value:.0%}"
+                for by, score in scores.items()
+                for measured, value in zip(
+                    ("AUC", "TPR at 1 %"), separation(score[first], score[second]), strict=True
+                )
+            },
+        }
+        for of, (first, second) in sides.items()
+    ]
+
+
+def separation(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """AUC of two samples, and the share of the first above all but 1 % of the second."""
+    larger = (first[:, None] > second).mean() + 0.5 * (first[:, None] == second).mean()
+    return float(larger), float((first > np.quantile(second, 0.99)).mean())
+
+
 def real_rows() -> list[dict[str, str]]:
     """The real pair's refusals, and the plants that ``python -m organisms.real.discover`` made."""
     base, text = "organism:smollm2/base", organisms.prompts("discover", "text", "text")
@@ -195,6 +271,7 @@ def main() -> None:
         "organisms": lambda: organism_rows(options.organism),
         "null": null_rows,
         "dilution": dilution_rows,
+        "rows": training_rows,
         "real": real_rows,
     }
     for part in options.parts:
