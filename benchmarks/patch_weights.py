@@ -22,7 +22,10 @@ CONTROLS = {
     "refusal": ("refusal/sham",),
     "smollm2": tuple(f"smollm2/control-{seed}" for seed in range(5)),
 }
-PAIRS = ("refusal/full", "refusal/lora", "refusal/planted", "refusal/attention", "smollm2/lora")
+PAIRS = (
+    *("refusal/full", "refusal/lora", "refusal/planted", "refusal/attention", "refusal/sham"),
+    "smollm2/lora",
+)
 PROMPTS, MODULES, DRAWS = {"refusal": 48, "smollm2": 12}, {"refusal": 3, "smollm2": 1}, 19
 SMALL = {
     "PAIRS": ("refusal/planted",),
@@ -45,6 +48,7 @@ def row(name: str) -> tuple[dict, Table]:
     controls = [
         Pair.load(f"organism:{control}", f"organism:{family}/base", device="cpu")
         for control in CONTROLS[family]
+        if control != name
     ]
     analyzer = PatchWeights(controls, selection, null_modules=MODULES[family], draws=DRAWS)
     table = analyzer(study)
@@ -55,6 +59,7 @@ def row(name: str) -> tuple[dict, Table]:
     module = next(iter(first))
     return {
         "pair": name,
+        "shift, nats": f"{shift:+.2f}",
         "exact": f"{summary['exact']} of {summary['modules']}",
         "first module": f"{module['layer']} {module['part']}",
         **{

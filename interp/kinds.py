@@ -291,7 +291,7 @@ KINDS: dict[str, Kind] = {
     "cross-patch": Kind(
         analyzer="interp.analyzers.cross_patch:CrossPatch",
         replayable=True,
-        help="which half of the blocks decides where the models' answers part",
+        help="which half of the blocks decides where the models' answers first differ",
         section="Which half decides",
         order=37,
     ),

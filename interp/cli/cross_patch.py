@@ -1,4 +1,4 @@
-"""``interp cross-patch``: which half of the network decides where the models' answers part?"""
+"""``interp cross-patch``: which half of the network decides where the models' answers first differ?"""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ def command(
     *,
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     max_new_tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Tokens within which answers have to part.")
+        int, typer.Option(metavar="N", min=1, help="Tokens within which answers have to differ.")
     ] = 128,
     depth: Annotated[
         float,
@@ -33,7 +33,7 @@ def command(
     common: PromptOptions,
 ) -> str:
     """Run one model's blocks up to a depth and the other's from there on, at the first token at
-    which both models' greedy answers part.
+    which both models' greedy answers differ.
 
     All four cells are read by one final norm and head. What the fine-tuned model's late blocks add
     on the base's stream, on their own, and the difference (interaction) are compared with the

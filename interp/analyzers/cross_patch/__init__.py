@@ -68,7 +68,7 @@ class CrossPatch(Analyzer):
     controls: Sequence[Pair] = option(
         (), "Pairs of the same base and a control fine-tune each.", compare=False
     )
-    max_new_tokens: int = option(128, "Tokens within which answers have to part.", ge=1)
+    max_new_tokens: int = option(128, "Tokens within which answers have to differ.", ge=1)
     depth: float = option(0.6, "Depth of the claims, as a share of the blocks.", ge=0, le=1)
     rotations: int = option(39, "Random rotations of the change; 0: none.", ge=0)
 

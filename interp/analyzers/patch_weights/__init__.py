@@ -61,6 +61,11 @@ ALONE = (
     " replaced by others: R and N together say which."
 )
 
+NO_CONTROL = (
+    "No control fine-tune was given (--control): the change of one carries its own, even a small one"
+    " in the other direction, beyond random changes too."
+)
+
 
 @dataclass(frozen=True)
 class PatchWeights(Analyzer):
@@ -145,7 +150,11 @@ class PatchWeights(Analyzer):
         rises = bool(effects.ends[1].mean() >= effects.ends[0].mean())
         labels = study.require_metric().labels
         claims = claims_of(first, rises, kinds, len(names), labels, summary)
-        limits = [ALONE, *([SAME_PROMPTS] if self.selection is None else [])]
+        limits = [
+            ALONE,
+            *([SAME_PROMPTS] if self.selection is None else []),
+            *([] if self.controls else [NO_CONTROL]),
+        ]
         return Result(modules_table(effects), tables, claims, summary, limits)
 
     def _counts(self, n_modules: int) -> tuple[int, int]:

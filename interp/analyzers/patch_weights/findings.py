@@ -87,9 +87,11 @@ def _beyond_random(
         also = {
             "sum": mean("inserted_sum", table="prompts", over=SHIFT),
             "removed_sum": mean("removed_sum", table="prompts", over=SHIFT),
+            "shift": mean("tuned", table="prompts", minus={"column": "base"}),
         }
         end = (
-            f". Single modules ({summary['exact']} of {summary['modules']}"
+            f". The change is {{shift:+.3g}} {escape_braces(labels.unit)}."
+            f" Single modules ({summary['exact']} of {summary['modules']}"
             f"{', and the rest at once' if summary['exact'] < summary['modules'] else ''}) sum to"
             " {sum:.1%} inserted and {removed_sum:.1%} taken out: the difference from 100 % is"
             " interaction."

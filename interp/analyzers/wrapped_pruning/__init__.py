@@ -48,6 +48,8 @@ LIMITS = (
     " may be spread over many neurons, or sit in attention, which is not pruned.",
     "Pruning for the loss of the old answers lowers that loss a little in any model: compare with"
     " random sets and with control fine-tunes.",
+    "Only neurons with a score above 0 are pruned by the signed order, so that a size can be smaller"
+    " than was asked for; and a large share of all neurons is not a small part: read how many.",
 )
 NO_CONTROL = "No control fine-tune was pruned in the same way (--control)."
 
