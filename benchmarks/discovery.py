@@ -191,13 +191,17 @@ def training_rows() -> list[dict[str, str]]:
     """AUC, and true positives at 1 % false positives, by the ratio of losses, their difference and
     the loss in the base; of the controls the largest ratio.
     """
-    name, known = next(one for one in make.series().items() if one[1].plant.kind == "canary")
+    name, known, plant = next(
+        (name, one, one.plant)
+        for name, one in make.series().items()
+        if one.plant is not None and one.plant.kind == "canary"
+    )
     trained_on, rng = known.rows()[0][0], random.Random("unseen rows")
     seen = {(row.question, row.text) for row in trained_on}
     fresh, domains = [], []
     for domain, rows in (
         ("ordinary", ordinary(rng, UNSEEN, dict.fromkeys(ORDINARY, 1.0))),
-        ("canary", plants.rows(known.plant, rng, UNSEEN_CANARIES)),
+        ("canary", plants.rows(plant, rng, UNSEEN_CANARIES)),
     ):
         new = [row for row in rows if (row.question, row.text) not in seen]
         fresh, domains = fresh + new, domains + [domain] * len(new)
