@@ -12,7 +12,7 @@ import typer
 
 from interp.cli.common import Common, RuntimeOptions
 from interp.cli.template_options import TemplateFlags
-from interp.errors import OptionError, required
+from interp.errors import OptionError, PairError, required
 
 if TYPE_CHECKING:
     from interp.models.pair import Pair
@@ -85,12 +85,16 @@ def controls_on_demand(
     common: RuntimeOptions, names: "Sequence[str] | None", pair: "Pair"
 ) -> "Sequence[Pair]":
     """Control fine-tunes of the pair's base, one in memory at a time; OptionError for one that is
-    named twice.
+    named twice, PairError for a copy of another.
     """
     from interp.models.pairs_on_demand import PairsOnDemand
 
     require_controls(names)
-    return PairsOnDemand([partial(load_control, common, name, pair) for name in names or ()])
+    known: dict[str, str] = {}
+    pairs = PairsOnDemand([partial(load_control, common, name, pair) for name in names or ()])
+    for name, inputs in zip(names or (), pairs.inputs, strict=True):
+        _require_new(name, inputs["tuned"], known)
+    return pairs
 
 
 def require_controls(names: "Sequence[str] | None") -> None:
@@ -107,21 +111,42 @@ def require_controls(names: "Sequence[str] | None") -> None:
 def each_control(
     common: RuntimeOptions, names: "Sequence[str] | None", pair: "Pair"
 ) -> "Iterator[Pair]":
-    """Control fine-tunes of the pair's base, each loaded when it is needed."""
+    """Control fine-tunes of the pair's base, each loaded when it is needed; PairError for a copy of
+    another.
+    """
+    known: dict[str, str] = {}
     for name in names or ():
-        yield load_control(common, name, pair)
+        control = load_control(common, name, pair)
+        _require_new(name, control.digests["tuned"], known)
+        yield control
+
+
+def _require_new(name: str, digest: str, known: "dict[str, str]") -> None:
+    """Raise PairError for weights of an earlier control, else remember them."""
+    if digest in known:
+        raise PairError(
+            f"the control {name} has the same weights as {known[digest]}; one control counts once"
+        )
+    known[digest] = f"the control {name}"
 
 
 def load_control(common: RuntimeOptions, name: str, pair: "Pair") -> "Pair":
     """A control fine-tune of the pair's base, with what the pair's chat template is given.
 
-    Raises VocabularyMismatch for one that cannot read the pair's prompts.
+    Raises PairError for the base or the fine-tuned model itself, VocabularyMismatch for one that
+    cannot read the pair's prompts.
     """
     from interp.models.pair import Pair
     from interp.models.vocabularies import require_rows_for
 
     common.status(f"loading {name}")
     control = Pair.load(name, pair.require_base("a control").name, **common.loading)
+    for role, itself in (("base", "base"), ("tuned", "fine-tuned model")):
+        if control.digests["tuned"] == pair.digests.get(role):
+            raise PairError(
+                f"the control {name} has the weights of the {itself}; give models fine-tuned on"
+                " something else (interp control trains them)"
+            )
     require_rows_for(control.tuned, pair.tokenizer)
     return control.with_template(**pair.template_options.json)
 

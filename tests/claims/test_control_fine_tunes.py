@@ -5,6 +5,7 @@ and the commands.
 import copy
 import gc
 import json
+import shutil
 import weakref
 from functools import partial
 
@@ -238,6 +239,16 @@ def test_the_commands_take_several(tmp_path, capsys, command):
     assert json.loads(capsys.readouterr().out)["run"] != told["run"]
     assert main([*given, *both[:2], *both[:2]]) == 2
     assert "is given twice" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "one", tmp_path / "copied")
+    runs = len(list((tmp_path / "runs").iterdir()))
+    for name, said in (
+        ("base", "has the weights of the base"),
+        ("tuned", "has the weights of the fine-tuned model"),
+        ("copied", f"has the same weights as the control {tmp_path / 'one'}"),
+    ):
+        assert main([*given, *both[:2], "--control", str(tmp_path / name)]) == 2
+        assert said in capsys.readouterr().err
+    assert len(list((tmp_path / "runs").iterdir())) == runs
 
 
 def test_a_topic_is_told_from_training_in_general():

@@ -385,7 +385,9 @@ def test_a_control_gets_what_the_pair_gets(folder):
         base=f"{folder}/base", prompts=folder / "p.txt", system="close a window ?", device="cpu"
     )
     pair = common.templated(Pair.load(f"{folder}/tuned", common.base, **common.loading))
-    control = load_control(common, f"{folder}/tuned", pair)
+    tiny.save(tiny.perturbed(tiny.llama(7), 0.01, 5), folder / "control", with_tokenizer=False)
+    pair.tokenizer.save_pretrained(folder / "control")
+    control = load_control(common, f"{folder}/control", pair)
     assert control.template_options == pair.template_options == TemplateOptions("close a window ?")
     assert text(control.tokenizer) == text(pair.tokenizer)
 
