@@ -2,7 +2,7 @@
 
 Cross-patching at first divergences on organisms and on the real pair, harmful prompts that were not
 used for training: each term at 60 % depth as a share of the native shift, next to the change
-rotated and to control fine-tunes, each where its own answers part. Then the exact cells: children
+rotated and to control fine-tunes, each where its own answers diverge. Then the exact cells: children
 of ``refusal/base`` with the blocks of ``refusal/full`` only below a depth, or only from there on.
 """
 
@@ -69,26 +69,26 @@ def row(name: str) -> tuple[dict, Table]:
     rotated, of_controls = table.tables["rotations"], table.tables["controls"]
     return {
         "pair": name,
-        "events": f"{summary['kept']} of {summary['prompts']}",
+        "divergences": f"{summary['kept']} of {summary['prompts']}",
         "at first token": summary["first_token"],
         "depth": f"{summary['boundary']} of {summary['blocks']}",
         "shift, logits": f"{table['shift'][table['kept']].mean():.2f}",
-        "late, base": said["late_base"],
-        "late, tuned": said["late_tuned"],
+        "late, base": said["late_on_base"],
+        "late, tuned": said["late_on_tuned"],
         "interaction": said["interaction"],
-        "rotations: parted, interaction": ranges(rotated),
-        "controls: parted, interaction": ranges(of_controls),
+        "rotations: diverged, interaction": ranges(rotated),
+        "controls: diverged, interaction": ranges(of_controls),
         "s": f"{time.process_time() - started:.0f}",
     }, table
 
 
 def ranges(table: Table) -> str:
-    """How many of them have an event, and the range of their interactions."""
-    parted = table["events"] > 0
-    if not parted.any():
+    """How many of them have a divergence, and the range of their interactions."""
+    diverged = table["divergences"] > 0
+    if not diverged.any():
         return f"0 of {len(table)}"
-    values = table["interaction"][parted]
-    return f"{parted.sum()} of {len(table)}, {values.min():.1%} to {values.max():.1%}"
+    values = table["interaction"][diverged]
+    return f"{diverged.sum()} of {len(table)}, {values.min():.1%} to {values.max():.1%}"
 
 
 def child(base: torch.nn.Module, tuned: torch.nn.Module, blocks: Collection[int]):
@@ -116,7 +116,11 @@ def exact_rows() -> list[dict]:
             pair = Pair.from_modules(module, base.module, study.pair.tokenizer)
             measured = cross_patch(study, pair, range(n_layers), TOKENS, "child")
             zero = slice(split, None) if is_below else slice(0, split + 1)
-            names = ("late_base", "late_tuned") if is_below else ("upstream_base", "upstream_tuned")
+            names = (
+                ("late_on_base", "late_on_tuned")
+                if is_below
+                else ("upstream_in_base", "upstream_in_tuned")
+            )
             terms = measured.terms("tuned")
             values = np.stack([terms[term][:, zero] for term in (*names, "interaction")])
             others = terms[names[0]][:, range(split) if is_below else range(split + 1, n_layers)]
@@ -124,7 +128,7 @@ def exact_rows() -> list[dict]:
                 {
                     "blocks of": name,
                     "from the child": f"{half}, {split}",
-                    "events": len(measured.events),
+                    "divergences": len(measured.divergences),
                     "terms that have to be 0": values.size,
                     "not 0": int((values != 0).sum()),
                     "largest elsewhere, logits": f"{abs(others).max(initial=0.0):.2f}",

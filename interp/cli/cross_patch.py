@@ -1,5 +1,6 @@
 """``interp cross-patch``: which half of the network decides where the models' answers first differ?"""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -54,7 +55,7 @@ def command(
         pair = session.load(tuned, common.base, "cross-patching")
         controls = controls_on_demand(common, control, pair)
         analyzer = CrossPatch(controls, max_new_tokens, depth, rotations)
-        study = session.study(pair, prompts)
+        study = replace(session.study(pair, prompts), max_new_tokens=max_new_tokens)
         analyzer.require(study)
         session.note(study.counts, *study.notes)
         return [session.store.run(analyzer, study)]

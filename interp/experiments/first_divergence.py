@@ -1,4 +1,4 @@
-"""The first token at which the greedy answers of two models to one prompt part.
+"""The first token at which the greedy answers of two models to one prompt diverge.
 
 The base writes a few tokens at a time and the fine-tuned model reads them: up to the first token
 that it would not have written, both wrote the same.
@@ -38,7 +38,7 @@ class Divergence:
 def first_divergences(
     study: Study, pair: Pair, max_new_tokens: int, title: str
 ) -> list[Divergence]:
-    """Where the greedy answers of the pair to the study's prompts part, in the order of the
+    """Where the greedy answers of the pair to the study's prompts diverge, in the order of the
     prompts; those that do not within ``max_new_tokens`` are left out.
 
     Both models read the study's token ids, and answers end at the stop tokens of either.

@@ -9,15 +9,15 @@ from interp.figures.style import BLUE, GREEN, GREY, ORANGE, finish, with_opacity
 from interp.table import Table
 
 LINES = (
-    ("late_base", "late blocks on the base's stream", BLUE),
-    ("late_tuned", "late blocks on their own stream", ORANGE),
+    ("late_on_base", "late blocks on the base's stream", BLUE),
+    ("late_on_tuned", "late blocks on their own stream", ORANGE),
     ("interaction", "interaction", GREEN),
 )
 
 
 def cross_patch_layers_figure(table: Table) -> go.Figure:
     """Both late terms and their interaction by depth, as shares of the native shift, by the
-    fine-tuned model's readout and over all events; the controls' interaction in grey.
+    fine-tuned model's readout and over all divergences; the controls' interaction in grey.
     """
     rows = (table["readout"] == "tuned") & (table["place"] == "all")
     depth = table["depth"][rows]
@@ -38,14 +38,14 @@ def cross_patch_layers_figure(table: Table) -> go.Figure:
     if not np.isnan(controls).all():
         style = {"color": GREY, "dash": "dot"}
         figure.add_trace(_line(depth, controls, "interaction, controls", style))
-    events = f"{int(table['events'][rows][0]):,}"
+    divergences = f"{int(table['divergences'][rows][0]):,}"
     caption = (
-        f"Where the greedy answers part ({events} prompts). x: blocks of one model, after which the"
+        f"Where the greedy answers diverge ({divergences} prompts). x: blocks of one model, after which the"
         " fine-tuned model's blocks are exchanged for the base's. y: what they add to the logit of"
         " the fine-tuned model's token minus that of the base's, over the native difference of"
         " both models. Bands are 95 % intervals over clusters of prompts."
     )
-    finish(figure, "What late blocks add where answers part", caption, height=420)
+    finish(figure, "What late blocks add where answers diverge", caption, height=420)
     figure.update_xaxes(title_text="blocks below the exchange")
     figure.update_yaxes(title_text="share of the native shift", tickformat=".0%")
     return figure

@@ -1,9 +1,10 @@
-"""Cross-patching: events and cells beside plain passes, the cells that have to be exactly 0, silence,
+"""Cross-patching: divergences and cells beside plain passes, the cells that have to be exactly 0, silence,
 a planted interaction, and the command.
 """
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from interp import claims, organisms
 from interp.analyzers.cross_patch import CrossPatch
 from interp.analyzers.cross_patch.compute import READOUTS, _cells, cross_patch
 from interp.analyzers.cross_patch.compute import CrossPatch as Measured
-from interp.analyzers.cross_patch.tables import cells_table, events_table, layers_table
+from interp.analyzers.cross_patch.exchanged import other_prompts
+from interp.analyzers.cross_patch.tables import cells_table, divergences_table, layers_table
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError, PairError
 from interp.experiments.first_divergence import Divergence, first_divergences
@@ -71,8 +73,11 @@ def greedy(module, ids, count, stops):
 def test_events_are_where_plain_greedy_answers_part():
     base = tiny.exact(tiny.llama(7))
     study = study_of(tiny.perturbed(base, 0.002, 3), base, 12)
-    found = {event.row: event for event in first_divergences(study, study.pair, 24, "events")}
-    parted = set()
+    found = {
+        divergence.row: divergence
+        for divergence in first_divergences(study, study.pair, 24, "divergences")
+    }
+    diverged = set()
     for row, coded in enumerate(study.encoded("positive")):
         one, other = (
             greedy(study.pair[role].module, coded.ids, 24, study.pair.stop_ids)[len(coded.ids) :]
@@ -82,12 +87,12 @@ def test_events_are_where_plain_greedy_answers_part():
         if at is None:
             assert row not in found
             continue
-        parted.add(row)
-        event = found[row]
-        assert event.answer == tuple(one[:at])
-        assert (event.base_token, event.tuned_token) == (one[at], other[at])
-    lengths = [len(event.answer) for event in found.values()]
-    assert 3 < len(parted) < 12, "some never part"
+        diverged.add(row)
+        divergence = found[row]
+        assert divergence.answer == tuple(one[:at])
+        assert (divergence.base_token, divergence.tuned_token) == (one[at], other[at])
+    lengths = [len(divergence.answer) for divergence in found.values()]
+    assert 3 < len(diverged) < 12, "some never part"
     assert 0 in lengths
     assert max(lengths) > 16, "of a later round too"
 
@@ -121,10 +126,10 @@ def test_cells_are_those_of_plain_passes():
     base = tiny.exact(tiny.llama(7))
     study = study_of(tiny.perturbed(base, 0.03), base)
     measured = measure(study)
-    assert len(measured.events) == 6
-    for at, event in enumerate(measured.events):
-        ids = torch.tensor([event.text(study).ids])
-        tokens = event.base_token, event.tuned_token
+    assert len(measured.divergences) == 6
+    for at, divergence in enumerate(measured.divergences):
+        ids = torch.tensor([divergence.text(study).ids])
+        tokens = divergence.base_token, divergence.tuned_token
         for depth in range(3):
             plain = plain_cells(study.pair, ids, tokens, depth)
             np.testing.assert_allclose(measured.margins[:, at, depth], plain, atol=1e-12)
@@ -143,19 +148,21 @@ def test_a_child_tuned_in_one_half_has_exact_zeros(name, split):
     assert below.kept.any()
     for readout in READOUTS:
         terms = below.terms(readout)
-        for term in ("late_base", "late_tuned", "interaction"):
+        for term in ("late_on_base", "late_on_tuned", "interaction"):
             assert not terms[term][:, split:].any()
-        assert not terms["upstream_base"][:, 0].any()  # the embedding is the base's
-        assert terms["late_base"][:, :split].any()
-        np.testing.assert_array_equal(terms["upstream_base"][:, split:], terms["shift"][:, split:])
+        assert not terms["upstream_in_base"][:, 0].any()  # the embedding is the base's
+        assert terms["late_on_base"][:, :split].any()
+        np.testing.assert_array_equal(
+            terms["upstream_in_base"][:, split:], terms["shift"][:, split:]
+        )
     above = measure(study_of(moved(base, range(split, 3)), base))
     assert above.kept.any()
     for readout in READOUTS:
         terms = above.terms(readout)
-        for term in ("upstream_base", "upstream_tuned", "interaction"):
+        for term in ("upstream_in_base", "upstream_in_tuned", "interaction"):
             assert not terms[term][:, : split + 1].any()
         np.testing.assert_array_equal(
-            terms["late_base"][:, : split + 1], terms["shift"][:, : split + 1]
+            terms["late_on_base"][:, : split + 1], terms["shift"][:, : split + 1]
         )
 
 
@@ -174,7 +181,7 @@ def test_an_organism_s_blocks_in_its_base_have_exact_zeros():
         measured = measure(Study(pair, OneClass(prompts), None), range(5), 16)
         assert measured.kept.sum() >= 3
         terms = measured.terms("tuned")
-        for term in ("late_base", "late_tuned", "interaction"):
+        for term in ("late_on_base", "late_on_tuned", "interaction"):
             assert not terms[term][:, split:].any()
             assert term == "interaction" or (np.abs(terms[term][:, 1]) > 1).all()
 
@@ -184,14 +191,14 @@ def test_terms_add_up_and_a_cell_of_one_model_is_its_own_pass():
     study = study_of(tiny.perturbed(base, 0.03), base)
     for readout in READOUTS:
         terms = measure(study).terms(readout)
-        parts = terms["late_base"] + terms["upstream_base"] + terms["interaction"]
+        parts = terms["late_on_base"] + terms["upstream_in_base"] + terms["interaction"]
         np.testing.assert_allclose(parts, terms["shift"], atol=1e-6)
-        other = terms["late_tuned"] + terms["upstream_base"]
+        other = terms["late_on_tuned"] + terms["upstream_in_base"]
         np.testing.assert_allclose(other, terms["shift"], atol=1e-6)
     # a model's own stream in its own blocks: no cell differs by a bit
     batch = Batch.pad([[5, 6, 7, 8], [9, 10, 11]], 0)
     tokens = torch.tensor([[3, 4], [5, 6]])
-    cells = _cells(ENGINE, [study.pair.tuned] * 2, batch, tokens, range(3))
+    cells = _cells(ENGINE, [study.pair.tuned] * 2, batch, tokens[:, None], range(3))
     assert (cells == cells[:1, :1, :1, :1]).all()
 
 
@@ -217,8 +224,8 @@ def test_an_interaction_that_was_planted_is_found():
     assert measured.kept.all()
     shares = measured.shares(1)
     assert shares["interaction"] > 0.95
-    assert abs(shares["late_base"]) < 0.01
-    assert abs(shares["upstream_base"]) < 0.05
+    assert abs(shares["late_on_base"]) < 0.01
+    assert abs(shares["upstream_in_base"]) < 0.05
 
 
 # ---------------------------------------------------------------------------------------------- properties
@@ -229,8 +236,8 @@ def test_an_identical_pair_has_no_event():
     table = CrossPatch(max_new_tokens=8)(study_of(copy.deepcopy(base), base))
     assert len(table) == len(table.tables["cells"]) == len(table.tables["rotations"]) == 0
     assert table.summary["sentence"] == (
-        "The greedy answers of both models to 6 prompts do not part within 8 tokens: there is no"
-        " event."
+        "The greedy answers of both models to 6 prompts do not diverge within 8 tokens: there is"
+        " nothing to measure."
     )
     assert table.summary["supported"] is False
 
@@ -241,25 +248,27 @@ def test_events_within_rounding_are_dropped_and_counted():
     whole = measure(study)
     native = whole.native.copy()
     native[0, 0], native[3, 1] = 1.9e-6, 1e-9
-    some = Measured(whole.events, whole.margins, native, 1e-6)
+    some = Measured(whole.divergences, whole.margins, native, 1e-6)
     assert some.kept.tolist() == [False, True, True, False, True, True]
-    assert events_table(study, some)["kept"].tolist() == some.kept.tolist()
+    assert divergences_table(study, some)["kept"].tolist() == some.kept.tolist()
     assert set(cells_table(study, some)["prompt_id"]) == {1, 2, 4, 5}
     layers = layers_table(study, some, ())
-    assert set(layers["events"][layers["place"] == "all"]) == {4}
+    assert set(layers["divergences"][layers["place"] == "all"]) == {4}
 
 
 def test_the_first_token_is_a_row_of_its_own():
     base = build("llama")
     study = study_of(tiny.perturbed(base, 0.03), base)
     whole = measure(study)
-    events = [
+    divergences = [
         Divergence(e.group, e.row, (5,) if at < 2 else (), e.base_token, e.tuned_token)
-        for at, e in enumerate(whole.events)
+        for at, e in enumerate(whole.divergences)
     ]
-    layers = layers_table(study, Measured(events, whole.margins, whole.native, whole.noise), ())
+    layers = layers_table(
+        study, Measured(divergences, whole.margins, whole.native, whole.noise), ()
+    )
     counts = {
-        place: set(layers["events"][layers["place"] == place])
+        place: set(layers["divergences"][layers["place"] == place])
         for place in ("all", "first", "later")
     }
     assert counts == {"all": {6}, "first": {4}, "later": {2}}
@@ -273,7 +282,7 @@ def test_batches_and_padding_change_nothing_but_rounding():
     base = build("llama")
     tuned = tiny.perturbed(base, 0.03)
     one, other = (measure(study_of(tuned, base, batch_size=size)) for size in (None, 1))
-    assert one.events == other.events
+    assert one.divergences == other.divergences
     np.testing.assert_allclose(one.margins, other.margins, atol=1e-5)
 
 
@@ -287,7 +296,7 @@ def test_an_adapter_switched_is_its_merged_model(tmp_path):
         measure(Study(pair, positive, None))
         for pair in (switched, Pair.from_modules(merged, base, tiny.tokenizer()))
     )
-    assert one.events == other.events
+    assert one.divergences == other.divergences
     assert one.kept.any()
     np.testing.assert_allclose(one.margins, other.margins, atol=1e-4)
 
@@ -308,10 +317,10 @@ def test_switching_blocks_of_an_adapter_is_patching(tmp_path):
             for path, layer in layers.items():
                 below = int(path.split(".layers.")[1].split(".")[0]) < depth
                 layer.enable_adapters(bool(upstream) is below)
-            for at, event in enumerate(measured.events):
+            for at, divergence in enumerate(measured.divergences):
                 with torch.no_grad():
-                    logits = module(torch.tensor([event.text(study).ids])).logits[0, -1]
-                margin = float(logits[event.tuned_token] - logits[event.base_token])
+                    logits = module(torch.tensor([divergence.text(study).ids])).logits[0, -1]
+                margin = float(logits[divergence.tuned_token] - logits[divergence.base_token])
                 cells = measured.margins[:, at, depth, upstream, 1 - upstream]
                 # the adapter is on no norm and no head: one readout
                 np.testing.assert_allclose(cells, margin, atol=2e-6)
@@ -331,12 +340,12 @@ def test_controls_and_rotations_are_measured_where_their_own_answers_part():
     own = cross_patch(study, controls[3], [2], 8, "control")
     shares = table.tables["controls"]
     assert shares["interaction"][3] == pytest.approx(own.shares(0)["interaction"])
-    assert shares["events"][3] == own.kept.sum()
+    assert shares["divergences"][3] == own.kept.sum()
     rotations = table.tables["rotations"]
-    assert rotations["parted"].all()
+    assert rotations["diverged"].all()
     assert len(set(rotations["interaction"].tolist())) == 20
     found = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
-    terms = ("interaction", "late-base", "late-tuned")
+    terms = ("interaction", "late-on-base", "late-on-tuned")
     assert set(found) == {
         f"{term}-beyond-{what}" for term in terms for what in ("rotations", "new-control")
     }
@@ -346,7 +355,66 @@ def test_controls_and_rotations_are_measured_where_their_own_answers_part():
     # noise of the same size as the rotations and the controls: nothing stands out
     assert not any(finding.supported for finding in found.values())
     caption = plot(table.tables["layers"]).layout.meta["caption"]
-    assert caption.startswith("Where the greedy answers part (8 prompts)")
+    assert caption.startswith("Where the greedy answers diverge (8 prompts)")
+
+
+def test_controls_and_rotations_without_a_divergence_leave_the_claims_untested():
+    """A control too small to change an answer has no terms; neither claim is missing, nor tested."""
+    base = build("llama")
+    study = study_of(tiny.perturbed(base, 0.03), base, 8)
+    small = [tiny.perturbed(base, 1e-7, 10 + at) for at in range(5)]
+    large = tiny.perturbed(base, 0.03, 20)
+    for models, diverged in ((small, 0), ([*small[:4], large], 1)):
+        pairs = [Pair.from_modules(model, base, tiny.tokenizer()) for model in models]
+        table = CrossPatch(pairs, max_new_tokens=4, rotations=0, depth=0.5)(study)
+        assert table.summary["controls_diverged"] == diverged
+        found = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
+        assert len(found) == 6
+        for name, finding in found.items():
+            assert finding.verdict == "not tested"
+            said = f"answers diverge under {diverged} of 5 controls, and 5 of these are needed"
+            assert ("new-control" in name) == (said in finding.reason), finding.reason
+            assert "0 draws" not in finding.reason
+    still = tiny.perturbed(base, 1e-7)
+    rotated = CrossPatch(max_new_tokens=4, rotations=2, depth=0.5)(
+        study_of(tiny.perturbed(base, 0.03), base, 2)
+    )
+    assert rotated.summary["rotations_diverged"] == 2
+    assert not CrossPatch(max_new_tokens=4, rotations=2)(study_of(still, base)).summary["diverged"]
+
+
+def test_tokens_of_other_prompts_are_read_from_the_same_cells():
+    base = build("llama")
+    study = study_of(tiny.perturbed(base, 0.03), base, 8)
+    measured = cross_patch(study, study.pair, range(3), 8, "pair", 5)
+    assert measured.exchanged is not None
+    chosen = other_prompts(study, measured.divergences, 5)
+    pairs = [(one.base_token, one.tuned_token) for one in measured.divergences]
+    for at, others in enumerate(chosen.tolist()):
+        assert all(pairs[other] != pairs[at] for other in others if other >= 0)
+    # an oracle: the fine-tuned model's and the base's own passes are the two native cells
+    for at, others in enumerate(chosen.tolist()):
+        text = torch.tensor([measured.divergences[at].text(study).ids])
+        for draw, other in enumerate(others):
+            cells = measured.exchanged[draw, at, 1]
+            if other < 0:
+                assert np.isnan(cells).all()
+                continue
+            with torch.no_grad():
+                logits = study.pair.tuned.module(text).logits[0, -1]
+            margin = float(logits[pairs[other][1]] - logits[pairs[other][0]])
+            assert cells[1, 1] == pytest.approx(margin, abs=1e-5)
+    assert (chosen >= 0).any()
+    table = CrossPatch(max_new_tokens=8, rotations=0, depth=0.5)(study)
+    exchanged = table.tables["exchanged"]
+    assert len(exchanged) == 19
+    first = next(iter(claims.from_table(table.tables["claims"])))
+    assert "for the tokens of other prompts" in first.sentence
+    # tokens that were not chosen where the fine-tuned model wins prefer it less
+    assert exchanged["shift"].mean() < measured.shares(2)["shift"]
+    # one pair of tokens everywhere: there is nothing to exchange
+    same = [replace(one, base_token=3, tuned_token=4) for one in measured.divergences]
+    assert (other_prompts(study, same, 5) == -1).all()
 
 
 def test_what_cannot_be_cross_patched_is_refused():
@@ -359,6 +427,8 @@ def test_what_cannot_be_cross_patched_is_refused():
         CrossPatch()(study_of(base, None))
     with pytest.raises(OptionError, match="use at most 1"):
         CrossPatch(depth=1.5)
+    with pytest.raises(OptionError, match="of 3 blocks leaves none to exchange above it; give at"):
+        CrossPatch(depth=1.0)(study)
 
 
 # ------------------------------------------------------------------------------------------- the command

@@ -1,4 +1,4 @@
-"""Tables of events, cells, depths, rotations and controls."""
+"""Tables of divergences, cells, depths, rotations and controls."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from interp.study import Study
 from interp.table import Table
 
 MEANINGS = {
-    "late_base": "what the fine-tuned model's late blocks add on the base's stream",
-    "late_tuned": "what they add on the fine-tuned model's own stream",
-    "interaction": "late_tuned minus late_base",
-    "upstream_base": "what the fine-tuned model's stream adds in the base's late blocks",
-    "upstream_tuned": "what it adds in the fine-tuned model's late blocks",
+    "late_on_base": "what the fine-tuned model's late blocks add on the base's stream",
+    "late_on_tuned": "what they add on the fine-tuned model's own stream",
+    "interaction": "late_on_tuned minus late_on_base",
+    "upstream_in_base": "what the fine-tuned model's stream adds in the base's late blocks",
+    "upstream_in_tuned": "what it adds in the fine-tuned model's late blocks",
 }
 PLACES = ("all", "first", "later")
 NAN = float("nan")
 
 
-class EventRow(PromptRow):
-    """A prompt at which the models' greedy answers part."""
+class DivergenceRow(PromptRow):
+    """A prompt at which the models' greedy answers diverge."""
 
-    position: int = key("token of the answer at which they part, from 0")
+    position: int = key("token of the answer at which they diverge, from 0")
     base_token: str = text("what the base writes there")
     tuned_token: str = text("what the fine-tuned model writes there")
     base_margin: float = measure("the base's logit of its token minus that of the other", "logits")
@@ -43,89 +43,97 @@ class EventRow(PromptRow):
 
 
 class CellRow(PromptRow):
-    """An event that was kept, at one depth, by one readout."""
+    """A divergence that was kept, at one depth, by one readout."""
 
     depth: int = key("blocks of the upstream model, from 0")
     readout: str = key("model whose final norm and head reads all four cells")
-    first: bool = flag("the answers part at their first token")
-    late_base: float = measure(MEANINGS["late_base"], "logits")
-    late_tuned: float = measure(MEANINGS["late_tuned"], "logits")
+    first: bool = flag("the answers diverge at their first token")
+    late_on_base: float = measure(MEANINGS["late_on_base"], "logits")
+    late_on_tuned: float = measure(MEANINGS["late_on_tuned"], "logits")
     interaction: float = measure(MEANINGS["interaction"], "logits")
-    upstream_base: float = measure(MEANINGS["upstream_base"], "logits")
-    upstream_tuned: float = measure(MEANINGS["upstream_tuned"], "logits")
+    upstream_in_base: float = measure(MEANINGS["upstream_in_base"], "logits")
+    upstream_in_tuned: float = measure(MEANINGS["upstream_in_tuned"], "logits")
     shift: float = measure("native margin of the fine-tuned model minus the base's", "logits")
 
 
 class DepthRow:
-    """A depth, for all events or for those at the first or a later token."""
+    """A depth, for all divergences or for those at the first or a later token."""
 
     readout: str = CellRow.readout
-    place: str = key("events: all, at the first token of the answer, or later")
+    place: str = key("divergences: all, at the first token of the answer, or later")
     depth: int = CellRow.depth
-    events: int = measure("number of events")
+    divergences: int = measure("number of divergences")
     shift: float = measure("mean native shift", "logits")
-    late_base: float = measure(f"{MEANINGS['late_base']}, over the shift")
-    late_base_low: float = measure("lower end of its interval")
-    late_base_high: float = measure("upper end of its interval")
-    late_tuned: float = measure(f"{MEANINGS['late_tuned']}, over the shift")
-    late_tuned_low: float = measure("lower end of its interval")
-    late_tuned_high: float = measure("upper end of its interval")
+    late_on_base: float = measure(f"{MEANINGS['late_on_base']}, over the shift")
+    late_on_base_low: float = measure("lower end of its interval")
+    late_on_base_high: float = measure("upper end of its interval")
+    late_on_tuned: float = measure(f"{MEANINGS['late_on_tuned']}, over the shift")
+    late_on_tuned_low: float = measure("lower end of its interval")
+    late_on_tuned_high: float = measure("upper end of its interval")
     interaction: float = measure(f"{MEANINGS['interaction']}, over the shift")
     interaction_low: float = measure("lower end of its interval")
     interaction_high: float = measure("upper end of its interval")
-    upstream_base: float = measure(f"{MEANINGS['upstream_base']}, over the shift")
-    upstream_base_low: float = measure("lower end of its interval")
-    upstream_base_high: float = measure("upper end of its interval")
+    upstream_in_base: float = measure(f"{MEANINGS['upstream_in_base']}, over the shift")
+    upstream_in_base_low: float = measure("lower end of its interval")
+    upstream_in_base_high: float = measure("upper end of its interval")
     control_interaction: float = measure("interaction, mean over the controls; NaN without one")
 
 
 class TermsRow:
     """Terms at the depth of the claims, by the fine-tuned model's readout, at own divergences."""
 
-    events: int = measure("events that were kept")
-    shift: float = measure("mean native shift; NaN without an event", "logits")
-    late_base: float = measure(f"{MEANINGS['late_base']}, over the shift")
-    late_tuned: float = measure(f"{MEANINGS['late_tuned']}, over the shift")
+    divergences: int = measure("divergences that were kept")
+    shift: float = measure("mean native shift; NaN without a divergence", "logits")
+    late_on_base: float = measure(f"{MEANINGS['late_on_base']}, over the shift")
+    late_on_tuned: float = measure(f"{MEANINGS['late_on_tuned']}, over the shift")
     interaction: float = measure(f"{MEANINGS['interaction']}, over the shift")
 
 
 class RotationRow(TermsRow, DrawRow):
     """A random rotation of the change."""
 
-    parted: bool = flag("some answer parts, so that there are terms")
+    diverged: bool = flag("some answer diverges, so that there are terms")
+
+
+class ExchangedTokensRow(TermsRow, DrawRow):
+    """Random tokens of other prompts in place of a prompt's own; shares are of the own shift."""
 
 
 class CrossPatchControlRow(TermsRow, ControlRow):
     """A control fine-tune."""
 
 
-def events_table(study: Study, measured: CrossPatch) -> Table:
-    """One row per prompt at which the answers part."""
+def divergences_table(study: Study, measured: CrossPatch) -> Table:
+    """One row per prompt at which the answers diverge."""
     shift = measured.terms("tuned")["shift"]
     records = [
         {
-            **_keys(study, event),
-            "position": len(event.answer),
-            "base_token": study.pair.decode([event.base_token]),
-            "tuned_token": study.pair.decode([event.tuned_token]),
+            **_keys(study, divergence),
+            "position": len(divergence.answer),
+            "base_token": study.pair.decode([divergence.base_token]),
+            "tuned_token": study.pair.decode([divergence.tuned_token]),
             "base_margin": measured.native[at, 0],
             "tuned_margin": measured.native[at, 1],
             "shift": shift[at, 0],
             "kept": measured.kept[at],
         }
-        for at, event in enumerate(measured.events)
+        for at, divergence in enumerate(measured.divergences)
     ]
-    return records_table(EventRow, "", records)
+    return records_table(DivergenceRow, "", records)
 
 
 def cells_table(study: Study, measured: CrossPatch) -> Table:
-    """One row per kept event, depth and readout."""
+    """One row per kept divergence, depth and readout."""
     records = []
     for readout in READOUTS:
         terms = measured.terms(readout)
         for at in np.flatnonzero(measured.kept).tolist():
-            event = measured.events[at]
-            shared = {**_keys(study, event), "readout": readout, "first": not event.answer}
+            divergence = measured.divergences[at]
+            shared = {
+                **_keys(study, divergence),
+                "readout": readout,
+                "first": not divergence.answer,
+            }
             records += [
                 {
                     **shared,
@@ -139,8 +147,10 @@ def cells_table(study: Study, measured: CrossPatch) -> Table:
 
 def layers_table(study: Study, measured: CrossPatch, controls: Sequence[CrossPatch]) -> Table:
     """One row per readout, place and depth, with intervals over clusters of prompts."""
-    clusters = np.array([_keys(study, event)["cluster"] for event in measured.events], object)
-    first = np.array([not event.answer for event in measured.events], bool)
+    clusters = np.array(
+        [_keys(study, divergence)["cluster"] for divergence in measured.divergences], object
+    )
+    first = np.array([not divergence.answer for divergence in measured.divergences], bool)
     records = []
     for readout in READOUTS:
         terms = measured.terms(readout)
@@ -154,7 +164,7 @@ def layers_table(study: Study, measured: CrossPatch, controls: Sequence[CrossPat
                     "readout": readout,
                     "place": place,
                     "depth": depth,
-                    "events": int(rows.sum()),
+                    "divergences": int(rows.sum()),
                     "shift": float(terms["shift"][rows, depth].mean()),
                     "control_interaction": NAN,
                 }
@@ -177,10 +187,20 @@ def layers_table(study: Study, measured: CrossPatch, controls: Sequence[CrossPat
 def rotations_table(rotated: Sequence[CrossPatch]) -> Table:
     """One row per rotation."""
     records = [
-        {"draw": draw, "parted": bool(each.kept.any()), **_terms(each, 0)}
+        {"draw": draw, "diverged": bool(each.kept.any()), **_terms(each, 0)}
         for draw, each in enumerate(rotated)
     ]
     return records_table(RotationRow, "", records)
+
+
+def exchanged_table(measured: CrossPatch, depth: int) -> Table:
+    """One row per draw of tokens of other prompts."""
+    names = TermsRow.__annotations__
+    records = [
+        {"draw": draw, **{name: shares[name] for name in names}}
+        for draw, shares in enumerate(measured.exchanged_shares(depth))
+    ]
+    return records_table(ExchangedTokensRow, "", records)
 
 
 def shares_of_controls(names: Sequence[str], controls: Sequence[CrossPatch], depth: int) -> Table:
@@ -192,10 +212,10 @@ def shares_of_controls(names: Sequence[str], controls: Sequence[CrossPatch], dep
 
 def _terms(measured: CrossPatch, depth: int) -> dict[str, int | float]:
     shares = measured.shares(depth)
-    names = ("shift", "late_base", "late_tuned", "interaction")
-    return {"events": int(measured.kept.sum()), **{name: shares[name] for name in names}}
+    names = ("shift", "late_on_base", "late_on_tuned", "interaction")
+    return {"divergences": int(measured.kept.sum()), **{name: shares[name] for name in names}}
 
 
-def _keys(study: Study, event: Divergence) -> dict[str, int | str]:
-    prompt = study.prompts(event.group).prompts[event.row]
-    return {"group": event.group, "prompt_id": prompt.id, "cluster": prompt.cluster}
+def _keys(study: Study, divergence: Divergence) -> dict[str, int | str]:
+    prompt = study.prompts(divergence.group).prompts[divergence.row]
+    return {"group": divergence.group, "prompt_id": prompt.id, "cluster": prompt.cluster}
