@@ -1,6 +1,6 @@
 """``interp patch-weights``: which matrices, exchanged one at a time, carry a behaviour?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,6 +140,14 @@ def command(
     draws: Annotated[
         int, typer.Option(metavar="N", min=0, help="Random changes of each kind; 0: none.")
     ] = 19,
+    min_change: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            min=0,
+            help="Least change of the mean metric by fine-tuning that counts, in its unit.",
+        ),
+    ] = 1.0,
     common: PatchWeightsOptions,
 ) -> str:
     """Insert every matrix of a fine-tuned model in its base, and take it out, one at a time.
@@ -162,7 +170,7 @@ def command(
         from interp.prompts import prompt_notes
 
         ranked, measured = common.read()
-        analyzer = PatchWeights((), ranked, modules, exact, null_modules, draws)
+        analyzer = PatchWeights((), ranked, modules, exact, null_modules, draws, min_change)
         analyzer.check(Known())
         specification = None
         if common.task is None:
@@ -175,7 +183,7 @@ def command(
             prompts = [*ranked.positive.prompts, *measured.positive.prompts]
             metric = Task.from_prompts(pair.tokenizer, prompts, common.metric)
         controls = controls_on_demand(common, control, pair)
-        analyzer = PatchWeights(controls, ranked, modules, exact, null_modules, draws)
+        analyzer = replace(analyzer, controls=controls)
         study = session.study(pair, measured, metric)
         analyzer.require(study)
         session.note(study.counts, *study.notes, *prompt_notes([ranked.positive]))

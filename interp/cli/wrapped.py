@@ -24,13 +24,13 @@ def command(
     ],
     *,
     views: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="VIEW,...",
             help="pruning, probes, reversal, conjugate; conjugate needs --styles, without it the"
             " others are made.",
         ),
-    ] = "",
+    ] = None,
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     answer_tokens: Annotated[
         int,
@@ -56,6 +56,12 @@ def command(
     sizes: Annotated[
         str, typer.Option(metavar="N,N,...", help="Numbers of neurons to prune.")
     ] = "1,2,5,10,15,20,30,50,100",
+    max_share: Annotated[
+        float,
+        typer.Option(
+            metavar="X", min=0, max=1, help="Largest share of all neurons that counts as few."
+        ),
+    ] = 0.1,
     random_sets: Annotated[
         int, typer.Option(metavar="N", min=1, help="Random sets of the chosen size.")
     ] = 39,
@@ -157,6 +163,7 @@ def command(
                 score=score,
                 weights=weights,
                 sizes=parse_numbers(sizes, int, "--sizes"),
+                max_share=max_share,
                 random_sets=random_sets,
             ),
             "probes": WrappedProbes(
@@ -178,7 +185,7 @@ def command(
         for analyzer in analyzers:
             analyzer.check(Known())
         prompts = common.read()
-        if shipped and not views and not _any_fits(registers, prompts):
+        if shipped and views is None and not _any_fits(registers, prompts):
             session.note("no change of register that ships with this organism fits a prompt")
             analyzers.pop()
         pair = session.load(tuned, common.base, "the base's way of answering")
@@ -213,13 +220,13 @@ def _any_fits(registers: Sequence[Any], prompts: Any) -> bool:
     return any(register.change(text) is not None for register in registers for text in texts)
 
 
-def _views(text: str, styles: Path | None) -> list[str]:
+def _views(text: str | None, styles: Path | None) -> list[str]:
     """The views that were asked for, by default all that can be made; OptionError for another."""
-    names = [part.strip() for part in text.split(",") if part.strip()]
+    if text is None:
+        return [name for name in VIEWS if name != VIEWS[-1] or styles]
+    names = [part.strip() for part in text.split(",")]
     if unknown := [name for name in names if name not in VIEWS]:
         raise OptionError(f"--views has {unknown[0]!r}; use {', '.join(VIEWS)}")
     if "conjugate" in names and styles is None:
         raise OptionError("the view conjugate needs changes of register; give --styles FILE")
-    return [
-        name for name in VIEWS if name in names or (not names and (name != VIEWS[-1] or styles))
-    ]
+    return [name for name in VIEWS if name in names]

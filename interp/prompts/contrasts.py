@@ -108,8 +108,8 @@ class Contrast:
         raise PromptError(
             f"{len(self.positive)} positive and {len(self.negative)} negative prompts in"
             f" {len(names)} clusters cannot be divided into a selection and a held-out split with"
-            " both classes; give more prompts, or separate files with --verify-positive and"
-            " --verify-negative"
+            " both classes; give more prompts (or, to a command that takes --verify-positive and"
+            " --verify-negative, held-out files of their own)"
         )
 
     @property

@@ -354,12 +354,29 @@ def test_controls_are_scaled_to_the_norm_of_the_change():
     assert shares["inserted"][0] == pytest.approx(first["inserted"], abs=1e-9)
     assert shares["removed"][0] == pytest.approx(first["removed"], abs=1e-9)
     assert shares["norm_ratio"][1:] == pytest.approx(0.5, abs=0.1)
+    own = float((table.tables["prompts"]["tuned"] - table.tables["prompts"]["base"]).mean())
+    assert 0.2 * own < shares["shift"][0] < own
+    by_hand = study_of(controls[1].tuned.module, base)
+    expected = log_odds(by_hand, controls[1].tuned.module) - log_odds(by_hand, base)
+    assert shares["shift"][1] == pytest.approx(expected.mean(), abs=1e-6)
     found = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
+    assert found["changes-beyond-new-control"].verdict != "not tested"
     assert found["inserts-beyond-new-control"].verdict != "not tested"
     for finding in found.values():
         claims.check(finding, table)
     kinds = set(table.tables["random"]["kind"])
     assert kinds == {"permuted", "rotated", "control"}
+
+
+@pytest.mark.parametrize("least", [0.0, 1e6])
+def test_a_change_that_does_not_count_carries_no_share(least):
+    base = tiny.exact(build("llama"))
+    table = PatchWeights(draws=19, null_modules=1, min_change=least)(
+        study_of(apologetic(base), base)
+    )
+    found = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
+    assert found["changes"].supported is (least == 0)
+    assert any(finding.supported for finding in found.values()) is (least == 0)
 
 
 def test_what_cannot_be_patched_is_refused():

@@ -155,6 +155,23 @@ def test_orders_and_sizes():
         WrappedPruning(score="both")
 
 
+def test_a_large_share_of_all_neurons_is_no_small_part(tiny_study):
+    """The size that revives everything is in the table, and is not chosen where it is too large."""
+    neurons = 3 * tiny_study.pair.tuned.anatomy.n_neurons
+    few = WrappedPruning(sizes=(1, 3), max_share=2 / neurons, random_sets=1)(tiny_study)
+    assert few.summary["size"] == 1
+    assert revived(few)[3] == 1
+    assert not claims_by_name(few)["answers-revive"].supported
+    assert any("no small part (--max-share): 3 are" in line for line in few.summary["limits"])
+    assert WrappedPruning(sizes=(1, 3), random_sets=1)(tiny_study).summary["size"] == 3
+    with pytest.raises(OptionError, match=f"sizes go up to {neurons + 1}, and the model has"):
+        WrappedPruning(sizes=(1, neurons + 1))(tiny_study)
+    with pytest.raises(OptionError, match="the smallest size is 3, more than"):
+        WrappedPruning(sizes=(3,), max_share=2 / neurons)(tiny_study)
+    all_of_them = WrappedPruning(sizes=(1, neurons), random_sets=1)(tiny_study)
+    assert any("could not be pruned" in line for line in all_of_them.summary["limits"])
+
+
 def test_a_control_is_pruned_by_its_own_scores(tiny_study):
     """The fine-tuned model as its own control gains as much, and a base nothing."""
     base = tiny_study.pair.base

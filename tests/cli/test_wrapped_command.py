@@ -69,7 +69,10 @@ def test_one_view_and_no_style(run, saved):
     ("options", "said"),
     [
         (("--views", "prunning"), "--views has 'prunning'"),
+        (("--views", ","), "--views has ''"),
         (("--views", "conjugate"), "give --styles FILE"),
+        (("--sizes", "100000"), "sizes go up to 100,000, and the model has"),
+        (("--sizes", "100", "--max-share", "0.1"), "the smallest size is 100, more than 10% of"),
         (("--sizes", "0,5"), "sizes are [0, 5]"),
         (("--steps", "x"), "--steps 'x' is not a list of numbers"),
         (("--score", "both"), "use signed or absolute"),

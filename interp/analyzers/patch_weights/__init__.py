@@ -96,6 +96,9 @@ class PatchWeights(Analyzer):
     exact: int | None = option(None, "Modules measured exactly, the first by first order.", ge=1)
     null_modules: int = option(3, "First modules that random changes are drawn for.", ge=0)
     draws: int = option(19, "Random changes of each kind; 0: none.", ge=0)
+    min_change: float = option(
+        1.0, "Least change of the mean metric by fine-tuning that counts, in its unit.", ge=0
+    )
 
     def check(self, known: Known) -> None:
         """Raise OptionError for a metric without a gradient."""
@@ -130,7 +133,7 @@ class PatchWeights(Analyzer):
         ranking = study if self.selection is None else study.with_prompts(self.selection)
         predicted = first_order(ranking, weights)
         order = self._order(ranking, weights, predicted)
-        effects, ratios = self._measure(study, weights, predicted, order)
+        effects, of_controls = self._measure(study, weights, predicted, order)
         tables = {
             "effects": effects_table(effects),
             "prompts": sums_table(effects),
@@ -138,18 +141,20 @@ class PatchWeights(Analyzer):
             "exchanged": _exchanged(study, effects),
         }
         first = weights.modules[order[0]]
+        rises = bool(effects.ends[1].mean() >= effects.ends[0].mean())
         if names:
             numbers = {side: effects.draws("control", order[0], side) for side in SIDES}
+            direction = 1.0 if rises else -1.0
+            of_controls["shift"] = [direction * shift for shift in of_controls["shift"]]
             tables["controls"] = controls_table(
                 names,
                 row=PatchedControlRow,
-                numbers={"norm_ratio": ratios, **numbers},
+                numbers={**of_controls, **numbers},
             )
         summary = self._summary(effects, names)
         kinds = {kind: self.draws for kind in RANDOM if (kind, order[0]) in effects.others}
-        rises = bool(effects.ends[1].mean() >= effects.ends[0].mean())
         labels = study.require_metric().labels
-        claims = claims_of(first, rises, kinds, len(names), labels, summary)
+        claims = claims_of(first, rises, self.min_change, kinds, len(names), labels, summary)
         limits = [
             ALONE,
             *([SAME_PROMPTS] if self.selection is None else []),
@@ -172,13 +177,13 @@ class PatchWeights(Analyzer):
 
     def _measure(
         self, study: Study, weights: WeightModules, predicted: np.ndarray, order: Sequence[int]
-    ) -> tuple[Effects, list[float]]:
+    ) -> tuple[Effects, dict[str, list[float]]]:
         exact, tested = self._counts(len(order))
         numbers, others = list(order[:exact]), list(order[exact:])
         states = [make(weights, [number]) for make in (inserted, removed) for number in numbers]
         states += [make(weights, others) for make in (inserted, removed) if others]
         compared = list(order[: max(tested, 1 if self.controls else 0)])
-        changes, ratios = self._control_changes(weights, compared)
+        changes, of_controls = self._control_changes(study, weights, compared)
         keys: list[tuple[str, int, int]] = []
         for number in order[:tested]:
             for kind in RANDOM:
@@ -210,7 +215,7 @@ class PatchWeights(Analyzer):
             found[2 * exact : after] if others else None,
             {key: np.stack(draws, 1) for key, draws in random.items()},
         )
-        return effects, ratios
+        return effects, of_controls
 
     def _random_states(
         self, study: Study, weights: WeightModules, kind: str, number: int, draw: int
@@ -224,16 +229,18 @@ class PatchWeights(Analyzer):
         return [with_change(weights, number, start, change) for start in STARTS]
 
     def _control_changes(
-        self, weights: WeightModules, numbers: Sequence[int]
-    ) -> tuple[dict[int, list[list[Tensor]]], list[float]]:
-        """Every control's change of some modules at the norm of their own, zero where it has none,
-        and of the first the ratio of norms before.
+        self, study: Study, weights: WeightModules, numbers: Sequence[int]
+    ) -> tuple[dict[int, list[list[Tensor]]], dict[str, list[float]]]:
+        """Every control's change of some modules at the norm of their own, zero where it has none;
+        of the first the ratio of norms before, and its change of the mean metric as a whole.
         """
         changes: dict[int, list[list[Tensor]]] = {number: [] for number in numbers}
-        ratios = []
+        ratios, shifts = [], []
         # indexed each time: a name for one control would keep it in memory beside the next
         for at in range(len(self.controls)):
             own = WeightModules.from_pair(self.controls[at], self.modules)
+            ends, _ = metric_of_states(study, own, [], f"control {at + 1}")
+            shifts.append(float((ends[1] - ends[0]).mean()))
             by_name = {module.name: module for module in own.modules}
             for number in numbers:
                 module = weights.modules[number]
@@ -241,7 +248,7 @@ class PatchWeights(Analyzer):
                 ratio = 0.0 if control is None else control.norm / module.norm
                 changes[number].append(_at_norm(module, control, ratio))
                 ratios += [ratio] if number == numbers[0] else []
-        return changes, ratios
+        return changes, {"norm_ratio": ratios, "shift": shifts}
 
     def _summary(self, effects: Effects, names: Sequence[str]) -> dict:
         exact = list(effects.numbers)

@@ -5,6 +5,7 @@ random changes and controls of equal norm.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from interp.analyzers.patch_weights.tables import RANDOM, SIDES
@@ -29,6 +30,7 @@ SHIFT = {"column": "tuned", "minus": {"column": "base"}}
 def claims_of(
     module: WeightModule,
     rises: bool,
+    min_change: float,
     kinds: Mapping[str, int],
     controls: int,
     labels: Any,
@@ -36,7 +38,8 @@ def claims_of(
 ) -> list[Claim]:
     """All claims; those of the first module need that the metric changes.
 
-    ``rises``: whether fine-tuning raises the metric. ``kinds``: draws of each kind of random
+    ``rises``: whether fine-tuning raises the metric. ``min_change``: by how much at least, or
+    lowers it. ``kinds``: draws of each kind of random
     change of the first module.
     """
     claims = []
@@ -47,17 +50,17 @@ def claims_of(
         if not any(kinds.get(kind) for kind in RANDOM):
             claims.append(_untested(module, side, labels))
         if controls:
-            claims.append(
-                beyond_new_control(
-                    f"{VERBS[side]}-beyond-new-control",
-                    share(module, side),
-                    side,
-                    controls,
-                    f"{'R' if side == 'inserted' else 'N'} of {escape_braces(module.name)}",
-                    ".1%",
-                )
+            claim = beyond_new_control(
+                f"{VERBS[side]}-beyond-new-control",
+                share(module, side),
+                side,
+                controls,
+                f"{'R' if side == 'inserted' else 'N'} of {escape_braces(module.name)}",
+                ".1%",
             )
-    return [*claims, _changes(rises, labels)]
+            claims.append(replace(claim, requires=["changes"]))
+    claims.append(_changes(rises, min_change, labels))
+    return [*claims, *([_changes_beyond_controls(rises, controls, labels)] if controls else [])]
 
 
 def share(module: WeightModule, side: str) -> Estimate:
@@ -88,9 +91,11 @@ def _beyond_random(
             "sum": mean("inserted_sum", table="prompts", over=SHIFT),
             "removed_sum": mean("removed_sum", table="prompts", over=SHIFT),
             "shift": mean("tuned", table="prompts", minus={"column": "base"}),
+            "needed": share(module, "removed"),
         }
         end = (
-            f". The change is {{shift:+.3g}} {escape_braces(labels.unit)}."
+            "; taken out of the fine-tuned model it takes {needed:.1%}. The change is"
+            f" {{shift:+.3g}} {escape_braces(labels.unit)}."
             f" Single modules ({summary['exact']} of {summary['modules']}"
             f"{', and the rest at once' if summary['exact'] < summary['modules'] else ''}) sum to"
             " {sum:.1%} inserted and {removed_sum:.1%} taken out: the difference from 100 % is"
@@ -128,18 +133,32 @@ def _untested(module: WeightModule, side: str, labels: Any) -> Claim:
     )
 
 
-def _changes(rises: bool, labels: Any) -> Claim:
+def _changes(rises: bool, min_change: float, labels: Any) -> Claim:
+    unit = escape_braces(labels.unit)
+    number = (
+        f"The mean {escape_braces(labels.number)} is {{tuned:.3g}} in the fine-tuned model and"
+        f" {{base:.3g}} in the base ({unit}): {{value:+.3g}} [{{low:+.3g}}, {{high:+.3g}}]"
+    )
     return Claim(
         name="changes",
         estimate=mean("tuned", table="prompts", minus={"column": "base"}),
-        at_least=0.0 if rises else None,
-        at_most=None if rises else 0.0,
+        at_least=min_change if rises else None,
+        at_most=None if rises else -min_change,
         null=Draws("exchanged", "shift", alternative="two-sided"),
         control="both models exchanged at random, cluster by cluster",
-        text=(
-            f"The mean {escape_braces(labels.number)} is {{tuned:.3g}} in the fine-tuned model and"
-            f" {{base:.3g}} in the base ({escape_braces(labels.unit)}): {{value:+.3g}}"
-            " [{low:+.3g}, {high:+.3g}]."
-        ),
+        text=f"{number}. A change counts from {min_change:g} {unit} on (--min-change).",
         also={"tuned": mean("tuned", table="prompts"), "base": mean("base", table="prompts")},
     )
+
+
+def _changes_beyond_controls(rises: bool, controls: int, labels: Any) -> Claim:
+    ends = ("tuned", "base") if rises else ("base", "tuned")
+    claim = beyond_new_control(
+        "changes-beyond-new-control",
+        mean(ends[0], table="prompts", minus={"column": ends[1]}),
+        "shift",
+        controls,
+        f"the {'rise' if rises else 'fall'} of the mean {escape_braces(labels.number)}",
+        "+.3g",
+    )
+    return replace(claim, requires=["changes"])

@@ -96,6 +96,9 @@ class PatchedControlRow(ControlRow):
     norm_ratio: float = measure("norm of the control's change before scaling, over its own")
     inserted: float = RandomChangeRow.inserted
     removed: float = RandomChangeRow.removed
+    shift: float = measure(
+        "change of the mean metric by the whole control, in the direction of the fine-tuned model's"
+    )
 
 
 @dataclass

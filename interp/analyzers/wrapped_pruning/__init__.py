@@ -48,8 +48,6 @@ LIMITS = (
     " may be spread over many neurons, or sit in attention, which is not pruned.",
     "Pruning for the loss of the old answers lowers that loss a little in any model: compare with"
     " random sets and with control fine-tunes.",
-    "Only neurons with a score above 0 are pruned by the signed order, so that a size can be smaller"
-    " than was asked for; and a large share of all neurons is not a small part: read how many.",
 )
 NO_CONTROL = "No control fine-tune was pruned in the same way (--control)."
 
@@ -83,6 +81,7 @@ class WrappedPruning(Analyzer):
     sizes: tuple[int, ...] = option(
         (1, 2, 5, 10, 15, 20, 30, 50, 100), "Numbers of neurons to prune."
     )
+    max_share: float = option(0.1, "Largest share of all neurons that counts as few.", ge=0, le=1)
     random_sets: int = option(39, "Random sets of the chosen size.", ge=1)
 
     def check(self, known: Known) -> None:
@@ -96,6 +95,18 @@ class WrappedPruning(Analyzer):
         super().require(study)
         NEURON.require(study.pair.tuned.anatomy)
         require_same_base(study, self.controls)
+        anatomy = study.pair.tuned.anatomy
+        neurons = anatomy.n_layers * NEURON.count(anatomy)
+        if max(self.sizes) > neurons:
+            raise OptionError(
+                f"sizes go up to {max(self.sizes):,}, and the model has {neurons:,} neurons; give"
+                " smaller numbers"
+            )
+        if min(self.sizes) > self.max_share * neurons:
+            raise OptionError(
+                f"the smallest size is {min(self.sizes):,}, more than {self.max_share:.0%} of"
+                f" {neurons:,} neurons; give a smaller one, or a larger share"
+            )
 
     def work(self, study: Study) -> Work:
         """Answers of two models, a gradient per model, a pass per size and per random set."""
@@ -133,11 +144,30 @@ class WrappedPruning(Analyzer):
                 "score": self.score,
                 "controls": names[1:],
             },
-            [*LIMITS, *([] if self.controls else [NO_CONTROL])],
+            [*LIMITS, *self._sizes_left_out(tuned), *([] if self.controls else [NO_CONTROL])],
             supported=any_supported(claims, rows, tables, *VERDICT),
         )
 
     def _prune(self, answers: BaseAnswers, pair: Pair, name: str) -> PrunedModel:
+        signed = self.score == SIGNED
         return prune_model(
-            answers, pair.tuned, name, self.weights, self.score == SIGNED, self.sizes
+            answers, pair.tuned, name, self.weights, signed, self.sizes, self.max_share
         )
+
+    def _sizes_left_out(self, tuned: PrunedModel) -> list[str]:
+        """Why sizes that were asked for were not pruned, or not chosen from."""
+        limits = []
+        neurons, last = int(tuned.scores.size), len(tuned.order)
+        if larger := sorted(size for size in self.sizes if size > last):
+            listed = ", ".join(f"{size:,}" for size in larger)
+            limits.append(
+                f"Only {last:,} of {neurons:,} neurons have a score above 0, and the signed order"
+                f" has no others: {listed} could not be pruned."
+            )
+        if larger := sorted(size for size in tuned.readings if size > self.max_share * neurons):
+            listed = ", ".join(f"{size:,}" for size in larger)
+            limits.append(
+                f"More than {self.max_share:.0%} of {neurons:,} neurons is no small part"
+                f" (--max-share): {listed} are in the table of sizes and were not chosen from."
+            )
+        return limits

@@ -45,9 +45,17 @@ class PrunedModel:
 
 
 def prune_model(
-    answers: BaseAnswers, model: Model, name: str, weights: str, signed: bool, sizes: Sequence[int]
+    answers: BaseAnswers,
+    model: Model,
+    name: str,
+    weights: str,
+    signed: bool,
+    sizes: Sequence[int],
+    max_share: float,
 ) -> PrunedModel:
-    """Order a model's neurons on the selection split, and read all answers at every size."""
+    """Order a model's neurons on the selection split, and read all answers at every size; sizes of
+    at most ``max_share`` of the neurons are chosen from.
+    """
     scores = first_order_scores(answers, model, answers.selection, weights)
     order = pruning_order(scores, signed)
     # a pass for each size
@@ -55,7 +63,8 @@ def prune_model(
     readings = {0: answers.read(model)}
     for size in answers.study.progress(grid, f"pruning, {name}"):
         readings[size] = answers.read(model, None, _zero(model, order[:size]))
-    return PrunedModel(model, scores, order, readings, choose_size(answers, readings))
+    few = {size: reading for size, reading in readings.items() if size <= max_share * scores.size}
+    return PrunedModel(model, scores, order, readings, choose_size(answers, few))
 
 
 def choose_size(answers: BaseAnswers, readings: dict[int, Reading]) -> int:
