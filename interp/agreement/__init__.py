@@ -4,10 +4,10 @@ the same blocks and matrices.
 Every method measures in its own units: neurons have scores, matrices have intruder dimensions,
 grafts have weights, blocks have contributions. Each is converted to an intensity per place (amount
 divided by the possible amount), so that a large matrix does not appear to agree merely because it
-is large. Two methods are compared at the finest level that both have: single matrices, attention
-and MLP, or whole blocks. The null of their rank correlation permutes intensities among the blocks,
-within each kind of matrix, because a difference between MLPs and attention is not agreement on
-depth.
+is large. Two methods are compared at the finest level that both have: single heads, single
+matrices, attention and MLP, or whole blocks. The null of their rank correlation permutes
+intensities among all heads, else among the blocks within each kind of matrix, because a difference
+between MLPs and attention is not agreement on depth.
 
 Limits of depth profiles: neighbouring blocks are alike in many ways, so two smooth profiles agree
 more often than permuted ones. Where methods agree only because all follow how far the weights

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.agreement.places import LEVELS, Place, PlaceRow, intensities, level_of
+from interp.agreement.places import HEAD, Place, PlaceRow, common_level, intensities, level_of
 from interp.claims import Claim, Draws, statistic
 from interp.maths.statistics import benjamini_hochberg, permutation_p, rank_correlation, ranks
 from interp.rows import DrawRow, columns_of, key, measure, rows_table
 from interp.table import Table
 
-PLURAL = {"matrix": "matrices", "sublayer": "sublayers", "block": "blocks"}
+PLURAL = {HEAD: "heads", "matrix": "matrices", "sublayer": "sublayers", "block": "blocks"}
 
 
 class PairRow:
@@ -78,9 +78,7 @@ class MethodComparison:
         """Compare two of ``places_by_method`` methods; ``movement`` names the method that measures
         weight changes, if any.
         """
-        level = LEVELS[
-            max(LEVELS.index(level_of(places_by_method[name])) for name in (first, second))
-        ]
+        level = common_level(*(level_of(places_by_method[name]) for name in (first, second)))
         first_intensities, second_intensities = (
             intensities(places_by_method[name], level) for name in (first, second)
         )
@@ -136,7 +134,11 @@ class MethodComparison:
             estimate=statistic("rank-correlation", "one", by="other", table="cells", where=where),
             at_least=0.0,
             null=Draws("null", "correlation", where, family="pairs of methods"),
-            control="intensities permuted among the blocks, within each kind of part",
+            control=(
+                "intensities permuted among all heads"
+                if self.level == HEAD
+                else "intensities permuted among the blocks, within each kind of part"
+            ),
             text=f"{sentence}.",
             undefined=(
                 f"{methods} cannot be compared: {silent} is constant over the places that both"
@@ -152,10 +154,11 @@ def _null_correlations(
     generator: np.random.Generator,
     draws: int,
 ) -> np.ndarray:
-    """Rank correlations with ``b`` permuted among the blocks, within each part."""
+    """Rank correlations with ``b`` permuted among the blocks, within each part; heads are one."""
     if np.isnan(rank_correlation(a, b)):
         return np.full(draws, np.nan)
-    parts, permuted = np.array([part for _, part in places]), np.tile(ranks(b), (draws, 1))
+    parts = np.array([HEAD if part.startswith(HEAD) else part for _, part in places])
+    permuted = np.tile(ranks(b), (draws, 1))
     for part in np.unique(parts):
         permuted[:, parts == part] = generator.permuted(permuted[:, parts == part], axis=1)
     return np.array([rank_correlation(a, row) for row in permuted])

@@ -13,7 +13,7 @@ from interp.table import Table
 
 SUBLAYERS = {"attn": "attention", "mlp": "mlp"}
 BLOCK = "block"
-LEVELS = ("matrix", "sublayer", "block")
+HEAD = "head"
 
 
 class Place(NamedTuple):
@@ -31,10 +31,10 @@ class PlaceRow:
     made_by: str = key("key of the run, or keys of all pooled runs")
     method: str = key("method")
     layer: int = LayerRow.layer
-    part: str = key("matrix, attention, mlp, or the whole block")
+    part: str = key("attention head, matrix, attention, mlp, or the whole block")
     amount: float = measure(
-        "sum of |scores|, intruders, grafted weights, norm of the fine-tuned contribution, or"
-        " squared weight change"
+        "sum of |scores|, first-order effect, intruders, grafted weights, norm of the fine-tuned"
+        " contribution, or squared weight change"
     )
     size: float = measure(
         "number of units, vectors or weights, norm of the base contribution, or squared weight norm"
@@ -43,13 +43,32 @@ class PlaceRow:
     share: float = measure("share of the method's total amount")
 
 
-def _neuron_places(run: Table) -> list[Place]:
-    unit = "mlp" if run.summary.get("unit", "neuron") == "neuron" else "attention"
-    scores = np.abs(run["score"])
+def _located_places(run: Table) -> list[Place]:
+    heads = run.summary.get("unit", "neuron") == HEAD
+    return _head_places(run, "score") if heads else _neuron_places(run)
+
+
+def _neuron_places(units: Table) -> list[Place]:
+    """The MLPs, by the mean size of their neurons' scores."""
+    scores = np.abs(units["score"])
     return [
-        Place(layer, unit, float(scores[in_layer].sum()), float(in_layer.sum()))
-        for layer, in_layer in _layer_masks(run)
+        Place(layer, "mlp", float(scores[in_layer].sum()), float(in_layer.sum()))
+        for layer, in_layer in _layer_masks(units)
     ]
+
+
+def _head_places(heads: Table, column: str) -> list[Place]:
+    """Every attention head, by the size of its score."""
+    scores = np.abs(heads[column].astype(float))
+    keys = zip(heads["layer"].tolist(), heads["head"].tolist(), scores.tolist(), strict=True)
+    return [Place(layer, f"{HEAD} {head}", score, 1.0) for layer, head, score in keys]
+
+
+def _weight_places(run: Table) -> list[Place]:
+    """Matrices, by the size of the first-order effect of their change per weight."""
+    modules = run.select(run["part"] != "rest")
+    effects = np.abs(modules["base_first_order"] + modules["tuned_first_order"]) / 2
+    return _places_by_part(modules, effects, modules["size"].astype(float))
 
 
 def _intruder_places(run: Table) -> list[Place]:
@@ -110,12 +129,14 @@ def _feature_places(run: Table) -> list[Place]:
 
 
 METHODS: dict[str, tuple[str, Callable[[Table], list[Place]]]] = {
-    "locate-neurons": ("neurons", _neuron_places),
+    "locate-neurons": ("neurons", _located_places),
     "intruders": ("intruders", _intruder_places),
     "graft": ("graft", _graft_places),
     "tuco": ("tuco", _tuco_places),
     "compare": ("movement", _movement_places),
     "sae-diff": ("features", _feature_places),
+    "patch-weights": ("weights", _weight_places),
+    "wrapped-pruning": ("pruning", lambda run: _neuron_places(run.tables["units"])),
 }
 """Kind of run -> name of the method here, and the function that reads its places."""
 
@@ -128,19 +149,31 @@ def level_of(places: Sequence[Place]) -> str:
     parts = {place.part for place in places}
     if BLOCK in parts:
         return "block"
+    if parts and all(part.startswith(f"{HEAD} ") for part in parts):
+        return HEAD
     return "matrix" if parts and parts <= MATRICES.keys() else "sublayer"
+
+
+def common_level(first: str, second: str) -> str:
+    """The finest level to which both can be reduced: a head is no part of one matrix."""
+    if first == second:
+        return first
+    return "block" if "block" in (first, second) else "sublayer"
 
 
 def intensities(places: Sequence[Place], level: str) -> dict[tuple[int, str], float]:
     """Amount divided by size, summed over the parts of each place at this level."""
     sums: dict[tuple[int, str], np.ndarray] = {}
     for place in places:
-        part = {
-            "matrix": place.part,
-            "sublayer": SUBLAYERS.get(place.part.split(".")[0], place.part),
-            "block": BLOCK,
-        }[level]
-        sums[place.layer, part] = sums.get((place.layer, part), 0) + np.array(
-            [place.amount, place.size]
-        )
+        key = place.layer, _part_at(place.part, level)
+        sums[key] = sums.get(key, 0) + np.array([place.amount, place.size])
     return {place: float(amount / size) if size else 0.0 for place, (amount, size) in sums.items()}
+
+
+def _part_at(part: str, level: str) -> str:
+    if level == "block":
+        return BLOCK
+    if level != "sublayer":
+        return part
+    name = part.split(".")[0].split(" ")[0]
+    return "attention" if name == HEAD else SUBLAYERS.get(name, part)

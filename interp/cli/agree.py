@@ -15,7 +15,7 @@ def command(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="Keys of locate-neurons, intruders, graft, tuco, compare, sae diff runs.",
+            help="Keys of runs that locate a change, of one pair (interp ls).",
         ),
     ],
     *,
@@ -25,8 +25,8 @@ def command(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed.")] = 0,
     common: Common,
 ) -> None:
-    """Map two or more stored runs of one pair to the same blocks and matrices, and compare their
-    agreement with chance.
+    """Map two or more stored runs of one pair to the same heads, matrices and blocks, and compare
+    their agreement with chance.
 
     No model is run. A compare run among them shows how much of the agreement the movement of
     weights explains. The locations are kept as a table: interp sql "select * from places".

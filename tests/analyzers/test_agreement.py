@@ -106,6 +106,20 @@ def located(by_layer):
     )
 
 
+def heads(scores, number=0):
+    """A locate-neurons run over heads, ``[layers, heads]``."""
+    layer, head = np.indices(scores.shape).reshape(2, -1)
+    columns = {
+        "layer": (layer, "key", "block"),
+        "head": (head, "key", "head"),
+        "score": (np.ravel(scores), "measure", "score"),
+    }
+    summary = {"unit": "head"}
+    return table(
+        "locate-neurons", columns, provenance=made("locate-neurons", number), summary=summary
+    )
+
+
 def split(by_layer):
     """A TuCo run whose tuned parts are of these sizes."""
     rows = {
@@ -205,9 +219,40 @@ def test_what_movement_explains_is_taken_out(generator):
     assert np.isnan(own["beyond_movement"][own["second"] == "movement"]).all()
 
 
+def test_heads_are_compared_one_by_one_and_chance_is_any_head(generator):
+    scores = generator.normal(size=(LAYERS, 4))
+    other = scores + generator.normal(size=scores.shape) / 2
+    found, _ = agreed(heads(scores), heads(-other, 1))
+    (row,) = found.tables["agreement"].rows()
+    assert (row["level"], row["places"]) == ("head", 4 * LAYERS)
+    expected = spearmanr(np.abs(scores).ravel(), np.abs(other).ravel()).statistic
+    assert row["correlation"] == pytest.approx(expected)
+    (finding,) = claims.from_table(found.tables["claims"])
+    assert finding.supported
+    assert finding.control == "intensities permuted among all heads"
+    # one strong head of each block: chance is not the same head of another block
+    strong = np.tile([[1.0, 0.0, 0.0, 0.0]], (LAYERS, 1)) + generator.normal(size=(LAYERS, 4)) / 99
+    p = agreed(heads(strong), heads(strong[::-1], 1))[0].tables["agreement"]["p"]
+    assert p < 0.05
+    silent = [
+        agreed(heads(generator.normal(size=(LAYERS, 4))), heads(scores, 1), draws=19)[0]
+        for _ in range(60)
+    ]
+    # binomial(60, 0.05): at most 7 in 98 %
+    assert sum(bool(one.tables["agreement"]["p"] <= 0.05) for one in silent) <= 7
+
+
 @pytest.mark.parametrize(
     ("tables", "level", "places"),
     [
+        (
+            (
+                heads(np.arange(4.0 * LAYERS).reshape(LAYERS, 4)),
+                grafted(np.full((LAYERS, len(PARTS)), 0.1)),
+            ),
+            "sublayer",
+            LAYERS,
+        ),
         (
             (located(np.arange(1.0, 13)), grafted(np.full((LAYERS, len(PARTS)), 0.1))),
             "sublayer",
