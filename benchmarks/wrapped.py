@@ -214,7 +214,7 @@ def shipped_pairs(names: list[str]) -> tuple[dict[str, list[dict]], list[str]]:
 
 
 def real_pair() -> tuple[dict[str, list[dict]], list[str]]:
-    """Pruning and reversal of an adapter on a real model, beside one of its controls."""
+    """All views of an adapter on a real model, beside one of its controls."""
     requests = read_prompts(organisms.prompts("smollm2", "verify", "harmful"))
     pair = Pair.load(REAL, REAL_BASE, device="cpu")
     prompts = OneClass(requests).limit(REAL_PROMPTS)
@@ -225,11 +225,20 @@ def real_pair() -> tuple[dict[str, list[dict]], list[str]]:
     print(f"pruning, {time.time() - started:.0f} s: {pruned.summary['sentence']}", flush=True)
     back = WrappedReversal(controls, train="adapter", steps=REAL_STEPS, batch=4)(study)
     print(f"and reversal, {time.time() - started:.0f} s", flush=True)
+    every = study.with_prompts(OneClass(requests))
+    probed = WrappedProbes(controls)(every)
+    print(f"and probes, {time.time() - started:.0f} s", flush=True)
+    registers = read_registers(organisms.prompts("smollm2", "text", "styles"))
+    asked = WrappedConjugate(registers, controls)(every)
+    print(f"and registers, {time.time() - started:.0f} s", flush=True)
     rows = {
         "pruning": [pruning_row("smollm2/lora", "signed", pruned)],
+        "probes": [probes_row("smollm2/lora", "prompt", probed)],
         "reversal": [reversal_row("smollm2/lora", back)],
+        "registers": register_rows("smollm2/lora", asked),
     }
-    return rows, verdicts("smollm2/lora", pruned) + verdicts("smollm2/lora", back)
+    said = [line for one in (pruned, probed, back, asked) for line in verdicts("smollm2/lora", one)]
+    return rows, said
 
 
 def main() -> None:
