@@ -118,17 +118,15 @@ def cross_patch(
     native, noise = np.full((count, 2), np.nan), 0.0
     models = pair.require_base("cross-patching"), pair.tuned
     encoded = [divergence.text(study) for divergence in divergences]
+    pairs = np.array([(one.base_token, one.tuned_token) for one in divergences]).reshape(-1, 2)
     anatomy = pair.tuned.anatomy
     per_token = 2 * (len(depths) + 2) * anatomy.width * pair.tuned.dtype.itemsize
     groups = study.batches(encoded, pair.tuned, per_token) if divergences else []
     for rows in study.progress(groups, f"{title}, cells"):
         batch, _ = make_batch(encoded, rows, study.pad_id, pair.tuned.device)
         device = pair.tuned.device
-        numbers = np.concatenate([np.array(rows)[:, None], others[rows]], 1)
-        read = torch.tensor(
-            [[_pair(divergences[max(number, 0)]) for number in row] for row in numbers.tolist()],
-            device=device,
-        )
+        numbers = np.concatenate([np.array(rows)[:, None], others[rows].clip(0)], 1)
+        read = torch.from_numpy(pairs[numbers]).to(device)
         tokens = read[:, 0]
         cells = to_host(_cells(study.engine, models, batch, read, depths)).astype(np.float64)
         margins[:, rows] = cells[..., 0].transpose(0, 4, 1, 2, 3)
@@ -147,10 +145,6 @@ def cross_patch(
             step = torch.finfo(model.dtype).eps * largest
             noise = max(noise, float(to_host(torch.maximum(measured, step))))
     return CrossPatch(divergences, margins, native, noise, exchanged)
-
-
-def _pair(divergence: Divergence) -> tuple[int, int]:
-    return divergence.base_token, divergence.tuned_token
 
 
 def _cells(
