@@ -23,7 +23,7 @@ from interp.study import Study
 from interp.table import Table
 
 CONTROLS = {
-    "refusal": ("refusal/sham",),
+    "refusal": ("refusal/sham", *(f"discover/control-0{at}" for at in range(5))),
     "smollm2": tuple(f"smollm2/control-{seed}" for seed in range(5)),
 }
 PAIRS = ("refusal/full", "refusal/lora", "refusal/planted", "refusal/partial", "smollm2/lora")
@@ -31,6 +31,7 @@ PROMPTS, TOKENS = {"refusal": 48, "smollm2": 12}, 48
 ROTATIONS = {"refusal": 39, "smollm2": 19}
 CHILDREN = (("refusal/full", "below", (2, 4)), ("refusal/planted", "from there on", (1, 3)))
 SMALL = {
+    "CONTROLS": {"refusal": ("refusal/sham",)},
     "PAIRS": ("refusal/partial",),
     "PROMPTS": {"refusal": 6},
     "ROTATIONS": {"refusal": 1},

@@ -19,7 +19,7 @@ from interp.study import Study
 from interp.table import Table
 
 CONTROLS = {
-    "refusal": ("refusal/sham",),
+    "refusal": ("refusal/sham", *(f"discover/control-0{at}" for at in range(5))),
     "smollm2": tuple(f"smollm2/control-{seed}" for seed in range(5)),
 }
 PAIRS = (
@@ -28,6 +28,7 @@ PAIRS = (
 )
 PROMPTS, MODULES, DRAWS = {"refusal": 48, "smollm2": 12}, {"refusal": 3, "smollm2": 1}, 19
 SMALL = {
+    "CONTROLS": {"refusal": ("refusal/sham",)},
     "PAIRS": ("refusal/planted",),
     "PROMPTS": {"refusal": 6},
     "MODULES": {"refusal": 1},

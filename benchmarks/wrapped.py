@@ -2,7 +2,7 @@
 
 What brings the base's answers back? Every child of ``refusal/base``, whose neurons were planted or
 whose every weight or adapter was trained, by four views: neurons pruned in both orders, probes,
-steps of reverse fine-tuning, another register. ``sham`` is the control fine-tune. ``--real``
+steps of reverse fine-tuning, another register; beside six control fine-tunes. ``--real``
 measures an adapter on a real model instead, beside one of its control fine-tunes.
 """
 
@@ -24,7 +24,8 @@ from interp.prompts.registers import read_registers
 from interp.study import Study
 from interp.table import Table
 
-BASE, CONTROL = "organism:refusal/base", "organism:refusal/sham"
+BASE = "organism:refusal/base"
+CONTROLS = ("refusal/sham", *(f"discover/control-0{at}" for at in range(5)))
 REAL, REAL_BASE = "organism:smollm2/lora", "organism:smollm2/base"
 REAL_CONTROL = "organism:smollm2/control-0"
 PROMPTS, PROBED, REAL_PROMPTS = 80, 240, 40
@@ -35,6 +36,7 @@ REAL_SIZES = (10, 60, 230)
 STEPS, REAL_STEPS = (1, 2, 5, 10, 20, 50, 100), (1, 2, 5, 10, 20)
 IN_REGISTER = ("planted", "partial")
 SMALL = {
+    "CONTROLS": ("refusal/sham",),
     "PROMPTS": 12,
     "PROBED": 24,
     "REAL_PROMPTS": 12,
@@ -66,6 +68,12 @@ def percent(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.0%}"
 
 
+def spread(values: np.ndarray) -> str:
+    """Range of a share over the controls."""
+    low, high = percent(values.min()), percent(values.max())
+    return low if low == high else f"{low} to {high}"
+
+
 def verdicts(name: str, table: Table) -> list[str]:
     """One line per claim."""
     return [
@@ -79,6 +87,7 @@ def pruning_row(name: str, score: str, table: Table) -> dict:
     """The chosen size on the held-out split."""
     tuned = (table["role"] == "tuned") & table["chosen"]
     random = table.tables["random"]["revived"]
+    controls = table.tables["controls"]["gained"]
     return {
         "model": name,
         "order": score,
@@ -86,6 +95,7 @@ def pruning_row(name: str, score: str, table: Table) -> dict:
         "neurons": int(table["size"][tuned][0]),
         "changed answers back": percent(table["revived"][tuned][0]),
         "random sets, at most": percent(random.max()),
+        "gain, controls": f"{controls.min():+.2f} to {controls.max():+.2f}",
         "own answers left": percent(table["own"][tuned][0]),
         "others kept": percent(table["kept"][tuned][0]),
         "of the loss undone": _recovered(table),
@@ -123,9 +133,9 @@ def probes_row(name: str, place: str, table: Table) -> dict:
     """The chosen depth on the held-out split."""
     accuracy = {
         role: float(table["accuracy"][(table["role"] == role) & table["chosen"]][0])
-        for role in ("base", "tuned", "random", "control")
-        if (table["role"] == role).any()
+        for role in ("base", "tuned", "random")
     }
+    controls = table["accuracy"][(table["role"] == "control") & table["chosen"]]
     shuffled = table.tables["shuffled"]
     supported = [
         claim.name
@@ -140,7 +150,7 @@ def probes_row(name: str, place: str, table: Table) -> dict:
         "blocks passed": table.summary["depth"],
         "base": percent(accuracy["base"]),
         "fine-tuned": percent(accuracy["tuned"]),
-        "control": percent(accuracy.get("control", float("nan"))),
+        "controls": spread(controls),
         "random start": percent(accuracy["random"]),
         "words": percent(float(table["accuracy"][table["role"] == "words"][0])),
         "most frequent": percent(table.summary["largest_label"]),
@@ -173,6 +183,10 @@ def register_rows(name: str, table: Table) -> list[dict]:
     """Every register: changed answers that return, by model."""
     names = list(dict.fromkeys(table["register"].tolist()))
     rows = {(row["register"], row["role"]): row for row in table.rows()}
+    of_controls = {
+        name: table["returned"][(table["register"] == name) & (table["role"] == "control")]
+        for name in names
+    }
     return [
         {
             "model": name,
@@ -182,7 +196,7 @@ def register_rows(name: str, table: Table) -> list[dict]:
             "changed answers back": percent(rows[register, "tuned"]["returned"]),
             "others kept": percent(rows[register, "tuned"]["kept"]),
             "base in the register": percent(rows[register, "base"]["returned"]),
-            "control in the register": percent(rows[register, "control"]["returned"]),
+            "controls in the register": spread(of_controls[register]),
         }
         for register in names
     ]
@@ -192,7 +206,7 @@ def shipped_pairs(names: list[str]) -> tuple[dict[str, list[dict]], list[str]]:
     """All views of the children of ``refusal/base``."""
     rows: dict[str, list[dict]] = {"pruning": [], "probes": [], "reversal": [], "registers": []}
     said: list[str] = []
-    controls = (Pair.load(CONTROL, BASE, device="cpu"),)
+    controls = [Pair.load(f"organism:{name}", BASE, device="cpu") for name in CONTROLS]
     registers = read_registers(organisms.prompts("refusal", "text", "styles"))
     for name in names:
         study = study_of(name, PROMPTS)
