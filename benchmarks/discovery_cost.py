@@ -9,10 +9,14 @@ are enough tokens. The target is 1.3.
 Memory: largest resident memory of a process that does the same, loading included, over few
 texts and over ten times as many. The longer of these takes a child of the small model, whose logits
 are small too, so that what is kept of every position would show; ``--long`` takes the real pair.
+
+``--whole quick defaults`` measures ``interp discover`` of the real pair with its five controls
+instead. Targets on two idle cores: 20 minutes, and 60.
 """
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +36,9 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL, SMALL_PAIR = "smollm2/lora", "refusal/lora"
 TEXTS = ROOT / "data" / "prompts" / "discover" / "text.txt"
 TOKENS, TIMES, TARGET = 20_000, 10, 1.3
+WHOLE = {"quick": ("--quick", 20), "defaults": ("", 60)}
+"""Flag and target in minutes."""
+CONTROLS = 5
 SMALL = {"REAL": "refusal/lora", "TOKENS": 300, "TIMES": 3}
 
 
@@ -111,14 +118,42 @@ def peak(name: str, tokens: int) -> tuple[float, float]:
     return resources([sys.executable, "-c", code], ROOT, environment)
 
 
+def whole_rows(names: list[str]) -> Iterator[dict]:
+    """Time and memory of a whole discovery, in a process of its own."""
+    family = REAL.split("/")[0]
+    controls = [
+        word for at in range(CONTROLS) for word in ("--control", f"organism:{family}/control-{at}")
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name in names:
+        flag, target = WHOLE[name]
+        with tempfile.TemporaryDirectory() as store:
+            command = [sys.executable, "-m", "interp", "discover", f"organism:{REAL}"]
+            command += ["--base", f"organism:{family}/base", *controls, "--store", store]
+            started = time.time()
+            gigabytes, seconds = resources([*command, *filter(None, [flag])], ROOT, environment)
+            minutes = (time.time() - started) / 60
+        yield {
+            "pair": REAL,
+            "settings": name,
+            "minutes": f"{minutes:.1f}",
+            "target": target,
+            "CPU minutes": f"{seconds / 60:.1f}",
+            "peak GB": f"{gigabytes:.2f}",
+        }
+
+
 def main() -> None:
     """Measure, print, and with ``--write`` put the tables into docs/benchmarks.md."""
     parser = CommandLine(globals(), SMALL)
     parser.add_argument("--long", action="store_true", help="also ten times as much, real pair")
+    parser.add_argument("--whole", nargs="*", choices=WHOLE, help="whole discoveries instead")
     given = parser.read()
-    torch.set_num_threads(1)
+    if not given.whole:
+        torch.set_num_threads(1)
     tables = []
-    for found in (time_rows(), memory_rows(given.long)):
+    parts = (time_rows(), memory_rows(given.long))
+    for found in (whole_rows(given.whole),) if given.whole else parts:
         rows = []
         for row in found:
             rows.append(row)
@@ -126,8 +161,11 @@ def main() -> None:
         tables.append(markdown(rows, list(rows[0])))
         print(f"\n{tables[-1]}\n", flush=True)
     if given.write:
-        command = f"`python -m benchmarks.discovery_cost {'--long ' if given.long else ''}--write`"
-        write_section("discovery-cost", "\n\n".join([f"{command}. {machine()}", *tables]))
+        whole = f"--whole {' '.join(given.whole)} " if given.whole else ""
+        flags = f"{'--long ' * given.long}{whole}--write"
+        command = f"`python -m benchmarks.discovery_cost {flags}`"
+        section = "discovery-time" if given.whole else "discovery-cost"
+        write_section(section, "\n\n".join([f"{command}. {machine()}", *tables]))
 
 
 if __name__ == "__main__":
