@@ -109,6 +109,15 @@ def _feature_places(run: Table) -> list[Place]:
     return [Place(site.layer, part, float(changed.sum()), float(run.summary["live"]))]
 
 
+def _head_code_places(run: Table) -> list[Place]:
+    """Moderated scores of heads with p of at most 0.05: the many others add up to more."""
+    excess = run["moderated"] * (run["p"] <= 0.05)
+    return [
+        Place(layer, "attention", float(excess[in_layer].sum()), float(in_layer.sum()))
+        for layer, in_layer in _layer_masks(run)
+    ]
+
+
 METHODS: dict[str, tuple[str, Callable[[Table], list[Place]]]] = {
     "locate-neurons": ("neurons", _neuron_places),
     "intruders": ("intruders", _intruder_places),
@@ -116,6 +125,7 @@ METHODS: dict[str, tuple[str, Callable[[Table], list[Place]]]] = {
     "tuco": ("tuco", _tuco_places),
     "compare": ("movement", _movement_places),
     "sae-diff": ("features", _feature_places),
+    "sae-circuit": ("head codes", _head_code_places),
 }
 """Kind of run -> name of the method here, and the function that reads its places."""
 

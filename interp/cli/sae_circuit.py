@@ -83,6 +83,8 @@ def command(
         heads = ",".join(f"{layer}.{head}" for layer, head in circuit)  # a file by its content
     request = Request.of("sae-circuit", _options(locals()))
     common.check()
+    if common.remote:
+        raise OptionError("--remote cannot read output projections; run sae-circuit here")
 
     def compute(session: Session) -> list:
         from interp.analyzers.framework import Known

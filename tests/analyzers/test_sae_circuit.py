@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.worlds.planted_heads import planted_heads
 from interp import claims
+from interp.agreement.places import METHODS
 from interp.analyzers.framework import Known
 from interp.analyzers.sae_circuit import SaeCircuit
 from interp.analyzers.sae_circuit.compute import softmax_in_layers
@@ -504,9 +505,46 @@ def test_the_command_keeps_a_run(run, saved):
         claims.check(finding, table)
 
 
+def test_another_circuit_in_the_file_is_another_run(run, saved):
+    words = ("sae-circuit", saved / "tuned", "--base", saved / "base", *FLAGS, "--json", "--quiet")
+    words = (*words, "--prompts", saved / "prompts.txt", "--store", saved / "others", "--no-edges")
+    file = saved / "circuit.txt"
+    keys = []
+    for text in ("0.0", "0.1 1.1", "0.0\n"):
+        file.write_text(text, encoding="utf-8")
+        record = json.loads(run(*words, "--heads", file)[1])
+        keys.append(record["run"])
+    assert keys[0] == keys[2] != keys[1]
+    assert record["cached"] is True
+
+
+@pytest.mark.slow
+def test_a_report_is_measured_again(run, saved, tmp_path):
+    words = ("sae-circuit", saved / "tuned", "--base", saved / "base", *FLAGS, "--json", "--quiet")
+    words = (*words, "--prompts", saved / "prompts.txt", "--store", tmp_path / "runs")
+    key = json.loads(run(*words, "--heads", saved / "heads.txt")[1])["run"]
+    page = tmp_path / "report.html"
+    assert run("report", key, "--store", tmp_path / "runs", "--out", page, "--quiet")[0] == 0
+    code, out, err = run(
+        *("verify", page.with_suffix(".json"), "--store", tmp_path / "runs", "--remeasure")
+    )
+    assert (code, err) == (0, ""), out
+
+
+def test_runs_agree_by_attention_of_blocks(found):
+    _, read = METHODS["sae-circuit"]
+    places = read(found)
+    assert [place.layer for place in places] == list(range(12))
+    assert all(place.part == "attention" and place.size == 12 for place in places)
+    amounts = np.array([place.amount for place in places])
+    planted = np.unique(found["layer"][found["known"]])
+    assert amounts[planted].mean() > 2 * np.delete(amounts, planted).mean()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (("--base", "base", "--prompts", "prompts.txt", "--remote"), "--remote"),
         (("--base", "base"), "give either --prompts"),
         (("--prompts", "prompts.txt"), "sae-circuit with --prompts needs a base model"),
         (("--base", "base", "--prompts", "prompts.txt", "--width", "1"), "--width"),
