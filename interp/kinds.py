@@ -308,6 +308,15 @@ KINDS: dict[str, Kind] = {
         section="Weight patching by module",
         order=38,
     ),
+    "sae-circuit": Kind(
+        analyzer="interp.analyzers.sae_circuit:SaeCircuit",
+        replayable=True,
+        help="which heads have codes that only the fine-tuned model's runs show",
+        figure="interp.figures.sae_circuit:sae_circuit_figure",
+        heading="Codes that only positive runs show",
+        section="Codes of heads",
+        order=43,
+    ),
     "wrapped-pruning": Kind(
         analyzer="interp.analyzers.wrapped_pruning:WrappedPruning",
         replayable=True,

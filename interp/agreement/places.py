@@ -45,7 +45,7 @@ class PlaceRow:
 
 def _located_places(run: Table) -> list[Place]:
     heads = run.summary.get("unit", "neuron") == HEAD
-    return _head_places(run, "score") if heads else _neuron_places(run)
+    return _head_places(run, np.abs(run["score"])) if heads else _neuron_places(run)
 
 
 def _neuron_places(units: Table) -> list[Place]:
@@ -57,11 +57,10 @@ def _neuron_places(units: Table) -> list[Place]:
     ]
 
 
-def _head_places(heads: Table, column: str) -> list[Place]:
-    """Every attention head, by the size of its score."""
-    scores = np.abs(heads[column].astype(float))
-    keys = zip(heads["layer"].tolist(), heads["head"].tolist(), scores.tolist(), strict=True)
-    return [Place(layer, f"{HEAD} {head}", score, 1.0) for layer, head, score in keys]
+def _head_places(heads: Table, amounts: np.ndarray) -> list[Place]:
+    """Every attention head, by an amount of its own."""
+    rows = zip(heads["layer"].tolist(), heads["head"].tolist(), amounts.tolist(), strict=True)
+    return [Place(layer, f"{HEAD} {head}", float(amount), 1.0) for layer, head, amount in rows]
 
 
 def _weight_places(run: Table) -> list[Place]:
@@ -137,6 +136,7 @@ METHODS: dict[str, tuple[str, Callable[[Table], list[Place]]]] = {
     "sae-diff": ("features", _feature_places),
     "patch-weights": ("weights", _weight_places),
     "wrapped-pruning": ("pruning", lambda run: _neuron_places(run.tables["units"])),
+    "sae-circuit": ("head codes", lambda run: _head_places(run, run["moderated"].clip(0))),
 }
 """Kind of run -> name of the method here, and the function that reads its places."""
 

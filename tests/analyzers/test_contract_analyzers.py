@@ -35,6 +35,7 @@ from interp.analyzers.patch_weights import PatchWeights
 from interp.analyzers.perplexity_differencing import PerplexityDifferencing
 from interp.analyzers.redundancy import Redundancy
 from interp.analyzers.refusal_direction import RefusalDirection
+from interp.analyzers.sae_circuit import SaeCircuit
 from interp.analyzers.sae_diff import SaeDiff
 from interp.analyzers.stability import Stability
 from interp.analyzers.stitch import Stitch, StitchInput
@@ -250,6 +251,12 @@ def monitor(study, _, unit):
     return Monitor(alpha=0.5)
 
 
+def sae_circuit(study, _, unit):
+    return SaeCircuit(
+        comparison="models", heads=((1, 2),), width=8, epochs=20, trials=2, scale="rms", draws=19
+    )
+
+
 def wrapped_pruning(study, _, unit):
     return WrappedPruning(sizes=(2, 5), random_sets=2)
 
@@ -286,6 +293,7 @@ OF_PAIRS = (
     trait_screening,
     trigger_scan,
     monitor,
+    sae_circuit,
     wrapped_pruning,
     wrapped_probes,
     wrapped_reversal,

@@ -10,8 +10,8 @@ from sklearn.metrics import roc_auc_score
 from interp import claims
 from interp.analyzers.tuco import Tuco
 from interp.analyzers.tuco.findings import claims_of, permuted_aucs
-from interp.analyzers.tuco.label_permutations import LabelPermutations
 from interp.errors import ClaimError
+from interp.experiments.label_permutations import LabelPermutations
 from interp.maths.auc import auc_difference_interval, pairwise_order
 from interp.table import table as make_table
 from tests.tuco_pairs import findings

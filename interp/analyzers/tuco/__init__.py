@@ -26,11 +26,11 @@ from interp.analyzers.tuco.findings import (
     prompt_table,
     token_table,
 )
-from interp.analyzers.tuco.label_permutations import LabelPermutations
 from interp.analyzers.tuco.options import TucoOptions
 from interp.claims.control_fine_tunes import controls_table
 from interp.errors import OptionError, UnsupportedModel
 from interp.experiments.cost import Work
+from interp.experiments.label_permutations import LabelPermutations
 from interp.experiments.same_base import require_same_base
 from interp.experiments.tuning_decomposition import require_local_engine, required_hooks
 from interp.models.pair import Pair

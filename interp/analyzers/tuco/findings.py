@@ -11,7 +11,6 @@ import numpy as np
 
 from interp.analyzers.framework import prompt_rows
 from interp.analyzers.tuco.compute import GroupContributions
-from interp.analyzers.tuco.label_permutations import LabelPermutations, too_few_note
 from interp.analyzers.tuco.options import TucoOptions
 from interp.claims import Claim, Draws, auc, escape_braces, mean
 from interp.claims.control_fine_tunes import (
@@ -22,6 +21,7 @@ from interp.claims.control_fine_tunes import (
     controls_phrase,
 )
 from interp.display import shortened
+from interp.experiments.label_permutations import LabelPermutations, too_few_note
 from interp.experiments.records import records_table
 from interp.maths.auc import pairwise_order
 from interp.rows import DrawRow, LayerRow, PromptRow, key, measure, rows_table, text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +48,13 @@ class LabelPermutations:
         """Number of distinct arrangements of the labels."""
         return count_label_arrangements(self.labels, self.units, self.strata)
 
+    def drawn(self, draws: int, seed: int) -> Iterator[np.ndarray]:
+        """Permuted labels [n], one array per draw."""
+        return shuffled_labels(self.labels, self.units, self.strata, draws, seed)
+
     def auc(self, values: np.ndarray, draws: int, seed: int) -> np.ndarray:
         """AUCs with labels permuted."""
-        drawn = shuffled_labels(self.labels, self.units, self.strata, draws, seed)
-        return np.array([roc_auc(labels, values) for labels in drawn])
+        return np.array([roc_auc(labels, values) for labels in self.drawn(draws, seed)])
 
     def matched_auc(self, values: np.ndarray, caliper: int, draws: int, seed: int) -> np.ndarray:
         """AUCs over pairs within ``caliper``, labels permuted among units of equal (rounded) mean
