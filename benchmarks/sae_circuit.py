@@ -1,4 +1,4 @@
-"""Codes of heads: ``python -m benchmarks.sae_circuit [--pairs NAME ...] [--write]``.
+"""Codes of heads: ``python -m benchmarks.sae_circuit [--parts pairs planted] [--write]``.
 
 Three parts. Ten planted heads of 144 in a random GPT-2 (``benchmarks.worlds.planted_heads``), two
 classes of prompts: AUC of the published scores (codes, codes normalised, pairs of heads) and of the
@@ -23,18 +23,18 @@ from interp.prompts import Contrast, OneClass, read_prompts
 from interp.study import Study
 from interp.table import Table
 
-EXAMPLES = {5: (2, 3), 10: (2, 3), 50: (2, 1), 250: (1, 1)}
+EXAMPLES = {5: (2, 2), 10: (2, 2), 50: (1, 1), 250: (1, 1)}
 """Training examples, and how many planted models and trials of each: 250 take minutes a trial."""
 PAIRS = 125
 """Twins of the planted model: 250 runs, of which at most all are examples of training."""
-DRAWS, EPOCHS = 99, 500
+DRAWS, EPOCHS, SCALES = 99, 500, ("none", "rms")
 ROWS = (
     ("refusal/planted", "models", 48, 6),
     ("refusal/sham", "models", 48, 6),
     ("refusal/attention", "models", 48, 6),
     ("refusal/attention", "prompts", 48, 6),
     ("refusal/sham", "prompts", 48, 6),
-    ("smollm2/lora", "models", 24, 3),
+    ("smollm2/lora", "models", 24, 2),
 )
 """Pair, what is compared, prompts of a class, trials."""
 CONTROLS = {"refusal": ("refusal/sham",), "smollm2": ("smollm2/control-0", "smollm2/control-1")}
@@ -142,9 +142,13 @@ def pair_row(name: str, comparison: str, prompts: int, trials: int) -> tuple[dic
         "codes per head": f"{codes.value:.2f} [{codes.low:.2f}, {codes.high:.2f}]",
         "permuted": f"{codes.control_value:.2f}, p = {codes.p:.2g}",
         "heads beyond": table.summary["beyond"],
-        "controls: codes": "none"
+        "excess": f"{table.tables['trials']['excess'].mean():.2f}",
+        "controls: codes (excess)": "none"
         if of_controls is None
-        else ", ".join(f"{value:.2f}" for value in of_controls["score"]),
+        else ", ".join(
+            f"{score:.2f} ({excess:.2f})"
+            for score, excess in zip(of_controls["score"], of_controls["excess"], strict=True)
+        ),
         "controls: heads beyond": "none"
         if of_controls is None
         else ", ".join(str(value) for value in of_controls["beyond"]),
@@ -154,40 +158,48 @@ def pair_row(name: str, comparison: str, prompts: int, trials: int) -> tuple[dic
     }, table
 
 
-def main() -> None:
-    """Measure, print, and write where asked."""
-    parser = CommandLine(globals(), SMALL)
-    parser.add_argument("--pairs", nargs="*", default=None, help="which pairs")
-    options = parser.read()
-    worlds = [
-        planted_heads(PAIRS, seed=seed)
-        for seed in range(max(count for count, _ in EXAMPLES.values()))
-    ]
-    rows = [
-        planted_row(worlds, scale, examples, True)
-        for scale in ("none", "rms")
-        for examples in EXAMPLES
-    ]
-    rows += [planted_row(worlds, scale, min(EXAMPLES), False) for scale in ("none", "rms")]
-    made, sentences = [], []
+def pairs_part() -> str:
+    """Organisms and the real pair."""
+    rows, sentences = [], []
     for name, comparison, prompts, trials in ROWS:
-        if options.pairs is not None and name not in options.pairs:
-            continue
         row, table = pair_row(name, comparison, prompts, trials)
-        made.append(row)
+        rows.append(row)
+        print(row, flush=True)
         sentences += [
             f"* `{name}`, {comparison}, {one.name}, {one.verdict}: {one.sentence}"
             for one in claims.from_table(table.tables["claims"])
             if one.name.startswith("codes")
         ]
-    parts = [markdown(rows, list(rows[0]))]
-    parts += [markdown(made, list(made[0])), "\n".join(sentences)] if made else []
-    found = "\n\n".join(parts)
-    print(found)
-    if options.write:
-        write_section(
-            "sae-circuit", f"`python -m benchmarks.sae_circuit --write`. {machine()}\n\n{found}"
-        )
+    return markdown(rows, list(rows[0])) + "\n\n" + "\n".join(sentences)
+
+
+def planted_part() -> str:
+    """The planted model, and the same without the heads."""
+    n_worlds = max(count for count, _ in EXAMPLES.values())
+    worlds = [planted_heads(PAIRS, seed=seed) for seed in range(n_worlds)]
+    settings = [(scale, count, True) for count in EXAMPLES for scale in SCALES]
+    settings += [(scale, min(EXAMPLES), False) for scale in SCALES]
+    rows = []
+    for scale, count, planted in settings:
+        rows.append(planted_row(worlds, scale, count, planted))
+        print(rows[-1], flush=True)
+    return markdown(rows, list(rows[0]))
+
+
+PARTS = {"pairs": pairs_part, "planted": planted_part}
+
+
+def main() -> None:
+    """Measure, print, and write where asked."""
+    parser = CommandLine(globals(), SMALL)
+    parser.add_argument("--parts", nargs="*", choices=[*PARTS], default=[*PARTS])
+    options = parser.read()
+    for part in options.parts:
+        found = PARTS[part]()
+        print(found, flush=True)
+        if options.write:
+            how = f"`python -m benchmarks.sae_circuit --parts {part} --write`. {machine()}"
+            write_section(f"sae-circuit-{part}", f"{how}\n\n{found}")
 
 
 if __name__ == "__main__":

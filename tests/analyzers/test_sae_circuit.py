@@ -417,6 +417,9 @@ def test_controls_have_autoencoders_of_their_own():
         Study(others[0], study.contrast, None),
     )
     assert controls["score"][1] == pytest.approx(own["score"].mean())
+    excess = (own["score"] - own["permuted"]).mean()
+    assert controls["excess"][1] == pytest.approx(excess)
+    assert own.tables["trials"]["excess"].mean() == pytest.approx(excess)
     finding = {f.name: f for f in claims.from_table(table.tables["claims"])}[
         "codes-beyond-new-control"
     ]

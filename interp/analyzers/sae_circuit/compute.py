@@ -141,6 +141,7 @@ class Scores:
     nodes: Float[np.ndarray, "K S"]
     edges: Float[np.ndarray, "K S"]
     node_trials: Float[np.ndarray, "R K"]
+    excess_trials: Float[np.ndarray, "R K"]
     share_trials: Float[np.ndarray, "R K"]
     edge_trials: Float[np.ndarray, "R K"]
     pairs: Float[np.ndarray, " P"]
@@ -175,7 +176,7 @@ def scored(
     heads, trials = codes[0].shape[1], len(codes)
     pairs = heads * (heads - 1) // 2 if edges else 0
     node_sum, edge_sum = np.zeros((2, heads, len(labels)))
-    node_trials, share_trials = np.zeros((2, trials, heads))
+    node_trials, excess_trials, share_trials = np.zeros((3, trials, heads))
     edge_trials = np.full((trials, heads), NAN)
     pair_sum, null_sum, share_sum = np.zeros((3, pairs))
     distinct = np.zeros(trials)
@@ -188,6 +189,7 @@ def scored(
         shares = nodes[:, 0] / sizes
         node_sum += nodes
         node_trials[trial], share_trials[trial] = nodes[:, 0], shares
+        excess_trials[trial] = nodes[:, 0] - nodes[:, 1:].mean(1)
         distinct[trial] = len(np.unique(own))
         if edges:
             counted = only_positive_pairs(own, labels)
@@ -196,7 +198,7 @@ def scored(
             edge_sum += appear
             edge_trials[trial] = appear[:, 0]
             pair_sum += counted[:, 0]
-            null_sum += counted[:, 1:].mean(1) if len(labels) > 1 else NAN
+            null_sum += counted[:, 1:].mean(1)
             share_sum += ratios[:, 0]
             if circuit is not None:
                 aucs["edges"][trial] = [roc_auc(circuit, column) for column in appear.T]
@@ -212,6 +214,7 @@ def scored(
         node_sum / trials,
         edge_sum / trials if edges else np.full_like(edge_sum, NAN),
         node_trials,
+        excess_trials,
         share_trials,
         edge_trials,
         pair_sum / trials,

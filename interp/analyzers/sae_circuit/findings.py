@@ -64,10 +64,11 @@ def claims_of(summary: Mapping[str, Any], first: str, controls: int, edges: bool
         made.append(
             beyond_new_control(
                 "codes-beyond-new-control",
-                mean("score", table="trials", cluster="trial"),
-                "score",
+                mean("excess", table="trials", cluster="trial"),
+                "excess",
                 controls,
-                "the mean number of codes of a head that only the fine-tuned model's runs show",
+                "the mean number of codes of a head that only the fine-tuned model's runs show,"
+                " minus that with labels permuted,",
                 ".2f",
             )
         )

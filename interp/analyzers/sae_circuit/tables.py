@@ -13,7 +13,6 @@ from interp.rows import DrawRow, LayerRow, flag, key, measure, rows_table
 from interp.table import Table
 
 FIRST_PAIRS = 200
-NAN = float("nan")
 SCORE = "codes on positive runs that no negative run has, mean over trials"
 
 
@@ -45,6 +44,7 @@ class TrialRow:
     silent: float = measure("share of heads and runs without an active latent")
     codes: int = measure("distinct codes of all heads and runs")
     score: float = measure("mean score of a head")
+    excess: float = measure("mean score of a head minus its mean with labels permuted")
     share: float = measure("mean share of a head")
     auc_nodes: float = measure("AUC of scores for the known circuit; NaN without one")
     auc_shares: float = measure("AUC of shares")
@@ -82,6 +82,7 @@ class CodesControlRow(ControlRow):
     """A control fine-tune against the base, by autoencoders of its own."""
 
     score: float = measure("mean score of a head, mean over trials")
+    excess: float = measure("the same minus its mean with labels permuted")
     share: float = measure("mean share of a head, mean over trials")
     beyond: int = measure("heads with p of at most 0.05")
 
@@ -95,7 +96,6 @@ def heads_table(scores: Scores, circuit: np.ndarray | None, n_layers: int) -> Ta
     order = np.argsort(-observed, kind="stable")
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(1, len(order) + 1)
-    has_draws = scores.nodes.shape[1] > 1
     data = {
         "layer": np.repeat(np.arange(n_layers), count),
         "head": np.tile(np.arange(count), n_layers),
@@ -104,7 +104,7 @@ def heads_table(scores: Scores, circuit: np.ndarray | None, n_layers: int) -> Ta
         "high": [each.high for each in intervals],
         "share": scores.share_trials.mean(0),
         "within_layer": softmax_in_layers(observed, n_layers),
-        "permuted": scores.nodes[:, 1:].mean(1) if has_draws else np.full(len(observed), NAN),
+        "permuted": scores.nodes[:, 1:].mean(1),
         "moderated": scores.moderated[:, 0],
         "p": scores.p,
         "rank": rank,
@@ -124,6 +124,7 @@ def trials_table(codes: HeadCodes, scores: Scores) -> Table:
         "silent": codes.silent,
         "codes": scores.distinct.astype(np.int64),
         "score": scores.node_trials.mean(1),
+        "excess": scores.excess_trials.mean(1),
         "share": scores.share_trials.mean(1),
         **{
             f"auc_{name}": aucs[name][:, 0]
@@ -171,6 +172,7 @@ def controls_scores(names: Sequence[str], measured: Sequence[Scores]) -> Table:
     """One row per control."""
     numbers = {
         "score": [float(each.nodes[:, 0].mean()) for each in measured],
+        "excess": [float(each.excess_trials.mean()) for each in measured],
         "share": [float(each.share_trials.mean()) for each in measured],
         "beyond": [int((each.p <= 0.05).sum()) for each in measured],
     }
