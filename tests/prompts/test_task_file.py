@@ -31,7 +31,7 @@ def written(tmp_path, *rows):
 def test_words_are_the_tokens_that_hold_their_first_characters(tmp_path):
     task = read_task_file(written(tmp_path, ROW, {**ROW, "prompt": "I open the new new door"}))
     tokenizer = tiny.tokenizer(template=False)
-    (row, other) = task.tokens(tokenizer)
+    row, other = task.tokens(tokenizer)
     assert task.position_names == ("last", "thing", "verb")
     assert task.source_names == ("object",)
     for text, words in ((row.prompt, ("open", "door")), (row.corrupt, ("close",))):
