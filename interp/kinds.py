@@ -299,6 +299,19 @@ KINDS: dict[str, Kind] = {
         figure="interp.figures.cross_patch:cross_patch_layers_figure",
         heading="What late blocks add, on either model's stream",
     ),
+    "circuit": Kind(
+        analyzer="interp.analyzers.circuit:FindCircuit",
+        replayable=True,
+        help="which attention heads carry a task, in the base and in the fine-tuned model",
+        figure="interp.figures.circuit:circuit_figure",
+        heading="Heads of the circuits",
+        section="Circuits of heads",
+        order=39,
+    ),
+    "circuit-circuits": Kind(
+        figure="interp.figures.circuit:faithfulness_figure",
+        heading="Circuits evaluated by mean ablation",
+    ),
     "patch-weights": Kind(
         analyzer="interp.analyzers.patch_weights:PatchWeights",
         replayable=True,

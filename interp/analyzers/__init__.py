@@ -14,6 +14,7 @@ _HOMES = {
     "ConceptShift": "concept_shift",
     "ControlLocations": "control_locations",
     "CrossPatch": "cross_patch",
+    "FindCircuit": "circuit",
     "SaeDiff": "sae_diff",
     "SaeEval": "sae_eval",
     "SaeFeatures": "sae_features",

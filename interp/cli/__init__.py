@@ -34,6 +34,7 @@ _LISTED = (
     "graft",
     "patch-weights",
     "cross-patch",
+    "circuit",
     "wrapped",
     "control",
     "agree",

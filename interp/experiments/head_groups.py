@@ -165,8 +165,7 @@ def random_circuit(
                 (layer, head)
                 for layer in range(n_layers)
                 for head in range(n_heads)
-                if layer * bands // n_layers == band
-                and (layer, head) not in taken[group.position]
+                if layer * bands // n_layers == band and (layer, head) not in taken[group.position]
             ]
             picked = rng.choice(len(free), size=int(count), replace=False)
             chosen += [free[int(at)] for at in picked]

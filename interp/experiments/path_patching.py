@@ -263,9 +263,7 @@ class Patching:
         if group.receiver != LOGITS and not receivers:
             return np.zeros((len(self.rows), anatomy.n_layers, anatomy.n_heads))
         observers, weighted = (
-            ([], None)
-            if group.receiver == LOGITS
-            else self._receiver_gradients(receivers, group)
+            ([], None) if group.receiver == LOGITS else self._receiver_gradients(receivers, group)
         )
         sites = [HEAD.site(layer) for layer in range(anatomy.n_layers)]
         edits = [*self.column_edits(0, clean.stream[:, 0], clean.z), *observers]
@@ -312,9 +310,7 @@ class Patching:
         )
         self.counter.passes[0] += 3 * len(self.rows)
         mask = self._position_mask(batch, group.position)
-        weights = {
-            site: run.gradients[site][mask][:, index] for site, index in channels.items()
-        }
+        weights = {site: run.gradients[site][mask][:, index] for site, index in channels.items()}
         seen: dict[Site, Tensor] = {}
         observers = [
             Observe(site, lambda value, site=site: seen.__setitem__(site, value))
@@ -394,7 +390,9 @@ def scores_of_group(
     """Scores of all heads of a group, or of those of some blocks, over batches of rows."""
     parts = []
     for patching in batches:
-        clean, corrupt = (each[group.position] for each in clean_and_corrupt(patching, [group.position]))
+        clean, corrupt = (
+            each[group.position] for each in clean_and_corrupt(patching, [group.position])
+        )
         wanted = range(patching.model.anatomy.n_layers) if layers is None else layers
         if attribution:
             parts.append(patching.attributed(clean, corrupt, group, receivers))
