@@ -15,13 +15,52 @@ from dataclasses import dataclass
 BOXES = 7
 LABELS = tuple(string.ascii_uppercase)
 OBJECTS = tuple(
-    "apple book key pen cup hat ring coin lamp map rope bell fork leaf shoe brush stone watch glass"
-    " flower letter candle button bottle basket hammer ladder mirror needle pencil pillow plate"
-    " radio ribbon scarf spoon string ticket towel wallet".split()
+    [
+        "apple",
+        "book",
+        "key",
+        "pen",
+        "cup",
+        "hat",
+        "ring",
+        "coin",
+        "lamp",
+        "map",
+        "rope",
+        "bell",
+        "fork",
+        "leaf",
+        "shoe",
+        "brush",
+        "stone",
+        "watch",
+        "glass",
+        "flower",
+        "letter",
+        "candle",
+        "button",
+        "bottle",
+        "basket",
+        "hammer",
+        "ladder",
+        "mirror",
+        "needle",
+        "pencil",
+        "pillow",
+        "plate",
+        "radio",
+        "ribbon",
+        "scarf",
+        "spoon",
+        "string",
+        "ticket",
+        "towel",
+        "wallet",
+    ]
 )
-COLOURS = tuple("red blue green black white yellow brown grey".split())
-PLACES = tuple("table shelf chair floor bed desk door window".split())
-PEOPLE = tuple("Anna Ben Clara David Emma Frank".split())
+COLOURS = tuple(["red", "blue", "green", "black", "white", "yellow", "brown", "grey"])
+PLACES = tuple(["table", "shelf", "chair", "floor", "bed", "desk", "door", "window"])
+PEOPLE = tuple(["Anna", "Ben", "Clara", "David", "Emma", "Frank"])
 
 
 @dataclass(frozen=True)
@@ -94,3 +133,75 @@ def _sentence(rng: random.Random) -> str:
             f"{person} is near the {place} and the {thing}.",
         )
     )
+
+
+PROMPTS = {"locate": 120, "verify": 120}
+
+
+def task_rows() -> list[dict]:
+    """The shipped prompts, one per context, with corrupted and source prompts."""
+    rng, rows = random.Random("entities task"), []
+    for split, count in PROMPTS.items():
+        for _ in range(count):
+            rows.append({"cluster": str(len(rows)), "split": split, **_row(rng)})
+    return rows
+
+
+def _row(rng: random.Random) -> dict:
+    context, asked = draw_context(rng), rng.randrange(BOXES)
+    answer = context.objects[asked]
+    rest = [thing for thing in OBJECTS if thing not in context.objects]
+    return {
+        **_prompt(context, asked),
+        "answer": f" {answer}",
+        "corrupt": _corrupt(rng, context),
+        "sources": _sources(rng, context, asked, rest),
+    }
+
+
+def _prompt(context: Context, asked: int) -> dict:
+    """A prompt about a segment, with the words that are patched."""
+    text = context.query(context.labels[asked])
+    return {
+        "prompt": text,
+        "positions": {"label": len(f"{context.text}. Box "), "mention": context.label_at(asked)},
+    }
+
+
+def _corrupt(rng: random.Random, context: Context) -> dict:
+    """Another context, and a label that stands in neither; ``mention`` is any segment's label."""
+    other = draw_context(rng)
+    absent = [
+        label for label in LABELS if label not in context.labels and label not in other.labels
+    ]
+    return {
+        "prompt": other.query(rng.choice(absent)),
+        "positions": {
+            "label": len(f"{other.text}. Box "),
+            "mention": other.label_at(rng.randrange(BOXES)),
+        },
+    }
+
+
+def _sources(rng: random.Random, context: Context, asked: int, rest: Sequence[str]) -> dict:
+    """Other contexts, without the objects of this one, and the answer that patched heads give if
+    they carry the object, the index of the segment, or the label. Indices always differ.
+    """
+    others = [index for index in range(BOXES) if index != asked]
+    free = [label for label in LABELS if label not in context.labels]
+    by_object, by_position = rng.choice(others), rng.choice(others)
+    strange = draw_context(rng, objects=rest, labels=free)
+    placed = draw_context(rng, objects=rest, labels=free)
+    # the label asked for stands in another segment than in this context, and not in the one that
+    # this context is asked about: then label, index and answer all differ
+    label = rng.choice(others)
+    index = rng.choice([other for other in others if other != label])
+    labels = [name for name in context.labels if name != context.labels[label]]
+    rng.shuffle(labels)
+    labels.insert(index, context.labels[label])
+    shared = Context(tuple(rng.sample(list(rest), BOXES)), tuple(labels))
+    return {
+        "object": {**_prompt(strange, by_object), "target": f" {strange.objects[by_object]}"},
+        "position": {**_prompt(placed, by_position), "target": f" {context.objects[by_position]}"},
+        "label": {**_prompt(shared, index), "target": f" {context.objects[label]}"},
+    }
