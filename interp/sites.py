@@ -27,6 +27,11 @@ BLOCK_HOOKS: dict[str, str] = {
     "mlp.out.hook_out": (
         "output of the down projection, before any post-norm or scale factor, width D"
     ),
+    "attn.hook_q": "queries as projected, before any norm or rotation, width H * head width",
+    "attn.hook_k": (
+        "keys as projected, before any norm or rotation, width of the key-value heads together"
+    ),
+    "attn.hook_v": "values as projected, width of the key-value heads together",
     "attn.hook_z": (
         "outputs of the attention heads, input of the output projection, width H * head width"
     ),
@@ -47,6 +52,9 @@ MATRICES: dict[str, str] = {
 
 HOOK_ORDER = (
     "hook_resid_pre",
+    "attn.hook_q",
+    "attn.hook_k",
+    "attn.hook_v",
     "attn.hook_z",
     "attn.o.hook_out",
     "hook_attn_out",

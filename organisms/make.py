@@ -19,7 +19,7 @@ import time
 
 import torch
 
-from organisms import pack, skill_family, stages, tasks
+from organisms import entities, pack, skill_family, stages, tasks
 from organisms.children import CHILDREN, FAMILY, Child, tune
 from organisms.corpus import base_corpus, tokenizer_lines
 from organisms.discover import make as discover
@@ -236,7 +236,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m organisms.make", description="Make the shipped organisms."
     )
-    known = (*CHILDREN, *(f"skill/{name}" for name in skill_family.CHILDREN), *discover.NAMES)
+    known = (
+        *CHILDREN,
+        *(f"skill/{name}" for name in skill_family.CHILDREN),
+        *discover.NAMES,
+        *entities.NAMES,
+    )
     parser.add_argument(
         "names", nargs="*", metavar="name", help=f"{', '.join(known)}; all by default"
     )
@@ -252,6 +257,7 @@ def main() -> None:
             make_child(name, child, base_note, options.threads)
     skill_family.make(options.names, options.threads)
     discover.make(options.names, options.threads)
+    entities.make(options.names, options.threads)
     print(f"done in {(time.time() - started) / 60:.1f} min", flush=True)
 
 

@@ -1,6 +1,7 @@
 """The tables of docs/sites.md, made from the code: ``python -m tests.sites_page`` writes them anew."""
 
 from interp.models.anatomy import Anatomy, Place, Target, read_anatomy
+from interp.models.places import QKV_HOOKS
 from interp.sites import BLOCK_HOOKS, MATRICES
 from tests import families, tiny
 from tests.pages import ROOT
@@ -71,12 +72,24 @@ def tables(found: dict[str, Anatomy]) -> str:
 
 
 def _column(anatomy: Anatomy) -> list[str]:
-    sites = [_target(anatomy.targets.get(hook), anatomy) for hook in BLOCK_HOOKS]
+    sites = [
+        _projected(anatomy.targets.get(hook), anatomy.matrices.get(QKV_HOOKS[hook]))
+        if hook in QKV_HOOKS
+        else _target(anatomy.targets.get(hook), anatomy)
+        for hook in BLOCK_HOOKS
+    ]
     return [
         f"`{anatomy.blocks_path}.L`",
         *sites,
         *(_place(anatomy.matrices.get(matrix)) for matrix in MATRICES),
     ]
+
+
+def _projected(target: Target | None, place: Place | None) -> str:
+    if target is None or place is None:
+        return "none"
+    path, comma, part = _place(place).partition(",")
+    return f"{path} returns{comma}{part}"
 
 
 def _target(target: Target | None, anatomy: Anatomy) -> str:

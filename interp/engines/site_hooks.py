@@ -37,7 +37,8 @@ class SiteHook:
     """Applies the edits in order, then makes a leaf for the gradient if needed, then stores the
     value.
 
-    ``part``: the columns of a fused module's value that belong to this site; None for all.
+    ``part``: the columns of a fused module's value that belong to this site, in each of ``groups``
+    equal parts of its columns; None for all.
     ``factor``: multiplies the module's value to give the site's. ``copies_output``: the block may
     overwrite the module's value (Falcon adds its attention to its MLP's output in place), so the
     block gets a copy. ``tokens``: prompts and positions of the pass, to reshape the value of a
@@ -51,6 +52,7 @@ class SiteHook:
     def __init__(self) -> None:
         self.part: tuple[int, int] | None = None
         self.factor = 1.0
+        self.groups = 1
         self.copies_output = False
         self.tokens: tuple[int, int] | None = None
         self.edits: list[Edit] = []
@@ -68,17 +70,29 @@ class SiteHook:
         if self.part is None:
             return self._apply_scaled(module_value)
         start, stop = self.part
+        if self.groups > 1:
+            return self._in_groups(module_value, start, stop)
         site_value = module_value[..., start:stop]
         new = self._apply_scaled(site_value)
+        # a differentiated slice must itself be passed on, also where its module's value has a gradient
         return (
             module_value
-            if new is site_value
+            if new is site_value and not self.wants_gradient
             else torch.cat([module_value[..., :start], new, module_value[..., stop:]], -1)
         )
 
+    def _in_groups(self, module_value: Tensor, start: int, stop: int) -> Tensor:
+        grouped = module_value.unflatten(-1, (self.groups, -1))
+        site_value = grouped[..., start:stop].flatten(-2)
+        new = self._apply_scaled(site_value)
+        if not self.edits and not self.wants_gradient:
+            return module_value
+        own = new.unflatten(-1, (self.groups, -1))
+        return torch.cat([grouped[..., :start], own, grouped[..., stop:]], -1).flatten(-2)
+
     def at(self, site: Site, target: Target) -> None:
         """Set the site and its location."""
-        self.part, self.factor = target.part, target.factor
+        self.part, self.factor, self.groups = target.part, target.factor, target.groups
         self.copies_output = site.hook in _ADDED_TO_STREAM and target.side == "out"
 
     @property

@@ -17,7 +17,15 @@ from transformers import PreTrainedModel
 
 from interp.errors import UnsupportedModel
 from interp.models.matrices import base_layer_of, shape_of
-from interp.models.places import QKV, Place, Target, exists, split_fused
+from interp.models.places import (
+    QKV,
+    QKV_HOOKS,
+    Place,
+    Target,
+    exists,
+    projected,
+    split_fused,
+)
 from interp.models.settings import differs_between_blocks, setting
 from interp.sites import BLOCK_HOOKS, MATRICES, Site, Weight
 
@@ -153,6 +161,8 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     targets: dict[str, Target] = {}
     layer_overrides: dict[tuple[int, str], Target] = {}
     for hook in BLOCK_HOOKS:
+        if hook in QKV_HOOKS:
+            continue  # names of modules that fused families do not have; see below
         block_targets = [_resolve_in(model, path, blocks, hook) for path in paths]
         if block_targets[0] is not None and None not in block_targets:
             targets[hook] = block_targets[0]
@@ -179,6 +189,11 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         for size in ("head_dim", "num_attention_heads", "num_key_value_heads")
     ):
         targets, matrices = _without(targets, _HEAD_HOOKS), _without(matrices, QKV, ("attn.o",))
+    targets |= {
+        hook: projected(matrices[matrix])
+        for hook, matrix in QKV_HOOKS.items()
+        if matrix in matrices
+    }
     # a map may use these names for something else, such as the output of the experts
     has_mlp = {"mlp.hook_post", "mlp.out.hook_out"} <= set(targets) and {
         "mlp.out",

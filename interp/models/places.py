@@ -12,6 +12,8 @@ from interp.models.matrices import base_layer_of, shape_of
 
 QKV = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
 """The parts of a fused query-key-value projection, in order."""
+QKV_HOOKS = {"attn.hook_q": "attn.q", "attn.hook_k": "attn.k", "attn.hook_v": "attn.v"}
+"""The outputs of these projections, and the matrices that compute them."""
 _GATE_UP = {"mlp.gate": ("mlp.hook_pre", 0), "mlp.in": ("mlp.hook_pre_linear", 1)}
 # The architecture maps do not describe the layout of fused matrices; other families have none.
 _STACKED_QKV = ("GPT2LMHeadModel", "Phi3ForCausalLM")
@@ -28,7 +30,8 @@ _STACKED_GATE_UP: dict[str, str] = {
 class Target:
     """The first input (``in``) or first output (``out``) of a module.
 
-    ``part``: first column and end of the column range if a fused module carries several sites.
+    ``part``: first column and end of the column range if a fused module carries several sites; it
+    recurs in each of ``groups`` equal parts of the columns.
     ``factor``: the block multiplies this tensor by it before use; the site's value is the product.
     """
 
@@ -36,6 +39,7 @@ class Target:
     side: Literal["in", "out"]
     part: tuple[int, int] | None = None
     factor: float = 1.0
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,15 @@ def split_fused(
         for matrix, (hook, index) in _GATE_UP.items():
             matrices[matrix] = Place(fused, 1, (half, half), index)
             targets[hook] = Target(fused, "out", (index * half, (index + 1) * half))
+
+
+def projected(place: Place) -> Target:
+    """Where the output of a matrix is: what its module returns, or its columns of that."""
+    if not place.sizes:
+        return Target(place.path, "out")
+    start = sum(place.sizes[: place.index])
+    part = start, start + place.sizes[place.index]
+    return Target(place.path, "out", part, groups=place.groups)
 
 
 def exists(model: nn.Module, *parts: str) -> bool:

@@ -17,6 +17,15 @@ from interp.prompts.encoded_set import EncodedSet
 from interp.prompts.files import read_chats, read_prompts, read_task
 from interp.prompts.notes import prompt_notes, template_notes
 from interp.prompts.sets import Prompt, PromptSet
+from interp.prompts.task_file import (
+    LAST,
+    TaskFile,
+    TaskRow,
+    TokenRow,
+    TokenText,
+    padded_columns,
+    read_task_file,
+)
 from interp.prompts.template import TemplateOptions, template_options, with_template_options
 from interp.prompts.tokens import (
     COMPLETION,
@@ -41,6 +50,7 @@ __all__ = [
     "COMPLETION",
     "CONTENT",
     "DECISION",
+    "LAST",
     "NO_PROMPTS",
     "OTHER",
     "ROLES",
@@ -54,7 +64,11 @@ __all__ = [
     "OneClass",
     "Prompt",
     "PromptSet",
+    "TaskFile",
+    "TaskRow",
     "TemplateOptions",
+    "TokenRow",
+    "TokenText",
     "Tokenizer",
     "content_roles",
     "decode",
@@ -68,11 +82,13 @@ __all__ = [
     "n_usable_ids",
     "pack_documents",
     "pad_id",
+    "padded_columns",
     "positions_within_clusters",
     "prompt_notes",
     "read_chats",
     "read_prompts",
     "read_task",
+    "read_task_file",
     "require_usable_ids",
     "special_ids",
     "template_notes",

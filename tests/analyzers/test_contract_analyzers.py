@@ -31,6 +31,7 @@ from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.graft import Graft
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.monitor import Monitor
+from interp.analyzers.patch_heads import PatchHeads
 from interp.analyzers.patch_weights import PatchWeights
 from interp.analyzers.perplexity_differencing import PerplexityDifferencing
 from interp.analyzers.redundancy import Redundancy
@@ -192,6 +193,10 @@ def patch_weights(study, _, unit):
     return PatchWeights(selection=other(study).contrast, exact=4, null_modules=1, draws=2)
 
 
+def patch_heads(study, _, unit):
+    return PatchHeads(selection=other(study).contrast, exact=4, draws=2)
+
+
 def stitch(study, _, unit):
     turned = other(study)
     # fine-tuned models are stitched in one base, so the other is of the same family
@@ -281,6 +286,7 @@ OF_PAIRS = (
     concept_shift,
     graft,
     cross_patch,
+    patch_heads,
     patch_weights,
     stitch,
     discover,
@@ -343,6 +349,8 @@ ANALYZERS = {
 # These read checkpoints on disk, not prompts, or take what was found there:
 # test_intruders.py, test_intruder_scaling.py, test_intruder_forgetting.py.
 OF_WEIGHTS = {"intruders", "intruder_scaling", "intruder_forgetting"}
+# These read task files with named words and other texts: test_component_masking.py, test_circuit.py.
+OF_TASK_FILES = {"component_masking", "circuit"}
 # These are of a dictionary in one model, and an identical pair is no silence to them:
 # tests/sae/test_sae_scores.py, tests/sae/test_sae_eval.py, tests/analyzers/test_sae_features.py,
 # tests/analyzers/test_sae_probe.py.
@@ -369,6 +377,7 @@ ANALYZERS |= unnamed(
         "base",
         "framework",
         *OF_WEIGHTS,
+        *OF_TASK_FILES,
         *OF_ONE_MODEL,
         *(name.split()[0].replace("-", "_") for name in ANALYZERS),
     }

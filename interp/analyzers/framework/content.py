@@ -14,7 +14,7 @@ from interp.maths.host import raw_bytes
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import PairsOnDemand, pair_inputs
 from interp.models.weights import WeightPair
-from interp.prompts import Contrast, OneClass, PromptSet
+from interp.prompts import Contrast, OneClass, PromptSet, TaskFile
 from interp.provenance import JSON, HasOptions, digest, file_digest, to_json_value
 from interp.sae import Dictionary
 from interp.study import Study
@@ -42,7 +42,7 @@ def fingerprint(value: Any, name: str = "value") -> JSON:
         }
     if isinstance(value, Table):
         return value.provenance.key if value.provenance else _of_table(value, name)
-    if isinstance(value, (PromptSet, Contrast, OneClass, Dictionary)):
+    if isinstance(value, (PromptSet, Contrast, OneClass, TaskFile, Dictionary)):
         return value.digest
     if isinstance(value, (Pair, Study, WeightPair)):
         return value.inputs
