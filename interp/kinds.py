@@ -306,7 +306,7 @@ KINDS: dict[str, Kind] = {
         figure="interp.figures.circuit:circuit_figure",
         heading="Heads of the circuits",
         section="Circuits of heads",
-        order=39,
+        order=46,
     ),
     "circuit-circuits": Kind(
         figure="interp.figures.circuit:faithfulness_figure",

@@ -63,6 +63,29 @@ def _head_places(heads: Table, amounts: np.ndarray) -> list[Place]:
     return [Place(layer, f"{HEAD} {head}", float(amount), 1.0) for layer, head, amount in rows]
 
 
+def _circuit_places(run: Table) -> list[Place]:
+    """Heads by the largest effect of a path from them in the fine-tuned model, over the groups."""
+    sizes = np.nan_to_num(np.abs(run["score_tuned"]))
+    largest: dict[tuple[int, int], float] = {}
+    rows = zip(run["layer"].tolist(), run["head"].tolist(), sizes.tolist(), strict=True)
+    for layer, head, size in rows:
+        largest[layer, head] = max(size, largest.get((layer, head), 0.0))
+    return [Place(layer, f"{HEAD} {head}", size, 1.0) for (layer, head), size in largest.items()]
+
+
+def _patched_places(run: Table) -> list[Place]:
+    """Single heads by the first-order effect of exchanging them between the models."""
+    heads = run.select(run["kind"] == HEAD)
+    effects = np.abs(heads["base_first_order"] + heads["tuned_first_order"]) / 2
+    return _head_places(heads, effects)
+
+
+def _masked_places(run: Table) -> list[Place]:
+    """Heads of the fine-tuned model's mask, by how much of the source's output they take."""
+    heads = run.select(run["found"] == "tuned")
+    return _head_places(heads, 1.0 - heads["mask"])
+
+
 def _weight_places(run: Table) -> list[Place]:
     """Matrices, by the size of the first-order effect of their change per weight."""
     modules = run.select(run["part"] != "rest")
@@ -135,6 +158,9 @@ METHODS: dict[str, tuple[str, Callable[[Table], list[Place]]]] = {
     "compare": ("movement", _movement_places),
     "sae-diff": ("features", _feature_places),
     "patch-weights": ("weights", _weight_places),
+    "circuit": ("circuit", _circuit_places),
+    "patch-heads": ("heads", _patched_places),
+    "component-masking": ("masks", _masked_places),
     "wrapped-pruning": ("pruning", lambda run: _neuron_places(run.tables["units"])),
     "sae-circuit": ("head codes", lambda run: _head_places(run, run["moderated"].clip(0))),
 }
