@@ -26,6 +26,7 @@ _HOMES = {
     "IntruderScaling": "intruder_scaling",
     "Intruders": "intruders",
     "LocateNeurons": "locate_neurons",
+    "Lofit": "lofit",
     "PatchWeights": "patch_weights",
     "Redundancy": "redundancy",
     "RefusalDirection": "refusal_direction",

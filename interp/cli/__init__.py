@@ -35,6 +35,7 @@ _LISTED = (
     "patch-weights",
     "cross-patch",
     "wrapped",
+    "lofit",
     "control",
     "agree",
     "stitch",

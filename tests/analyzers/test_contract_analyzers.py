@@ -30,6 +30,7 @@ from interp.analyzers.framework import Analyzer
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.graft import Graft
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
+from interp.analyzers.lofit import Lofit
 from interp.analyzers.monitor import Monitor
 from interp.analyzers.patch_weights import PatchWeights
 from interp.analyzers.perplexity_differencing import PerplexityDifferencing
@@ -187,6 +188,10 @@ def cross_patch(study, _, unit):
     return CrossPatch(max_new_tokens=4, rotations=2)
 
 
+def lofit(study, _, unit):
+    return Lofit(heads=2, epochs=1, batch=2, draws=2)
+
+
 def patch_weights(study, _, unit):
     return PatchWeights(selection=other(study).contrast, exact=4, null_modules=1, draws=2)
 
@@ -274,6 +279,7 @@ OF_PAIRS = (
     concept_shift,
     graft,
     cross_patch,
+    lofit,
     patch_weights,
     stitch,
     discover,
