@@ -10,7 +10,7 @@ import sys
 
 NAMES = (
     *("methods", "variants", "checks", "tuco", "failing_style", "intruders", "graft"),
-    *("stitch", "continual", "agreement", "patch_weights", "cross_patch", "wrapped"),
+    *("stitch", "continual", "agreement", "patch_weights", "cross_patch", "wrapped", "lofit"),
     *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_diff"),
     *(
         "dictionaries_fast",

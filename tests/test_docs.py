@@ -301,7 +301,7 @@ def test_the_page_of_the_store_has_every_kind_and_every_figure_s():
     "name",
     [
         *("agree", "checks", "compare", "cross-patch", "dictionaries", "graft", "intruders"),
-        *("locate-neurons", "patch-weights", "tuco", "wrapped"),
+        *("locate-neurons", "lofit", "patch-weights", "tuco", "wrapped"),
     ],
 )
 def test_a_page_of_a_method_says_what_it_asks_when_it_misleads_and_whose_it_is(name):

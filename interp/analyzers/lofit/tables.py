@@ -108,7 +108,8 @@ def recovered(answers: TunedAnswers, reading: Reading) -> tuple[float, float, fl
     gap = base - answers.tuned.loss[rows]
     if not gap.any():
         return NAN, NAN, NAN
-    return tuple(cluster_interval(base - reading.loss, answers.clusters(rows), over=gap))
+    value, low, high = cluster_interval(base - reading.loss, answers.clusters(rows), over=gap)
+    return value, low, high
 
 
 def heads_table(

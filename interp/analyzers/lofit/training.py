@@ -7,8 +7,9 @@ have none, since no token of an answer reads them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -80,7 +81,8 @@ class Examples:
             [*self.encoded[row].ids, *answer[:-1]]
             for row, answer in zip(rows, answers, strict=True)
         ]
-        return tuple(Batch.pad(each, pad_id, device=model.device) for each in (texts, answers))
+        pad = partial(Batch.pad, pad_id=pad_id, device=model.device)
+        return pad(texts), pad(answers)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def summed_gradient(
     return Gradient(float(to_host(loss)), scales, offsets)
 
 
-def _keep(values: dict[int, Tensor], layer: int):
+def _keep(values: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
     def callback(value: Tensor) -> None:
         values[layer] = value.detach()
 
@@ -160,7 +162,13 @@ def _steps(count: int, recipe: Recipe) -> list[list[int]]:
 
 
 def _descend(
-    study: Study, model: Model, examples: Examples, recipe: Recipe, value: Tensor, step, title: str
+    study: Study,
+    model: Model,
+    examples: Examples,
+    recipe: Recipe,
+    value: Tensor,
+    step: Callable[[Examples], tuple[float, Tensor]],
+    title: str,
 ) -> None:
     """Change ``value`` in place; ``step`` gives summed loss and gradient of one batch."""
     optimizer = torch.optim.AdamW([value.requires_grad_()], lr=recipe.rate, weight_decay=0.0)
