@@ -379,6 +379,19 @@ KINDS: dict[str, Kind] = {
         section="Hidden or gone: conjugate prompting",
         order=42,
     ),
+    "lofit": Kind(
+        analyzer="interp.analyzers.lofit:Lofit",
+        replayable=True,
+        help="which attention heads, given offsets, suffice for the fine-tuned model's answers",
+        figure="interp.figures.lofit:lofit_figure",
+        heading="Located heads by block",
+        section="Heads that suffice (LoFiT)",
+        order=43,
+    ),
+    "lofit-sets": Kind(
+        figure="interp.figures.lofit:lofit_sets_figure",
+        heading="How much do offsets on a few heads recover?",
+    ),
     "places": Kind(
         analyzer="interp.agreement:Agreement",
         replayable=True,

@@ -301,7 +301,7 @@ def test_the_page_of_the_store_has_every_kind_and_every_figure_s():
     "name",
     [
         *("agree", "checks", "compare", "cross-patch", "dictionaries", "graft", "intruders"),
-        *("component-masking", "locate-neurons", "patch-heads", "patch-weights"),
+        *("component-masking", "locate-neurons", "lofit", "patch-heads", "patch-weights"),
         *("sae-circuit", "tuco", "wrapped"),
     ],
 )

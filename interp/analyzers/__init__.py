@@ -29,6 +29,7 @@ _HOMES = {
     "IntruderScaling": "intruder_scaling",
     "Intruders": "intruders",
     "LocateNeurons": "locate_neurons",
+    "Lofit": "lofit",
     "PatchHeads": "patch_heads",
     "PatchWeights": "patch_weights",
     "Redundancy": "redundancy",

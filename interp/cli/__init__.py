@@ -39,6 +39,7 @@ _LISTED = (
     "component-masking",
     "wrapped",
     "sae-circuit",
+    "lofit",
     "control",
     "agree",
     "stitch",

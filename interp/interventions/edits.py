@@ -214,6 +214,18 @@ class Add:
 
 
 @dataclass(frozen=True)
+class AddScaled(_SameOnAllCells):
+    """Add to a site its own value times one factor per channel: ``x + a * x``."""
+
+    site: Site
+    scales: Float[Tensor, " W"]
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value with its scaled copy added; at factors 0 it is unchanged."""
+        return value + value * self.scales.to(value)
+
+
+@dataclass(frozen=True)
 class Observe:
     """Call a function with a site's value during the pass, before any later edit; the value stays.
 

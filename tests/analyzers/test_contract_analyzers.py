@@ -30,6 +30,7 @@ from interp.analyzers.framework import Analyzer
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.graft import Graft
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
+from interp.analyzers.lofit import Lofit
 from interp.analyzers.monitor import Monitor
 from interp.analyzers.patch_heads import PatchHeads
 from interp.analyzers.patch_weights import PatchWeights
@@ -189,6 +190,10 @@ def cross_patch(study, _, unit):
     return CrossPatch(max_new_tokens=4, rotations=2)
 
 
+def lofit(study, _, unit):
+    return Lofit(heads=2, epochs=1, batch=2, draws=2)
+
+
 def patch_weights(study, _, unit):
     return PatchWeights(selection=other(study).contrast, exact=4, null_modules=1, draws=2)
 
@@ -287,6 +292,7 @@ OF_PAIRS = (
     graft,
     cross_patch,
     patch_heads,
+    lofit,
     patch_weights,
     stitch,
     discover,
