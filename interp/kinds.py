@@ -386,7 +386,7 @@ KINDS: dict[str, Kind] = {
         figure="interp.figures.lofit:lofit_figure",
         heading="Located heads by block",
         section="Heads that suffice (LoFiT)",
-        order=43,
+        order=49,
     ),
     "lofit-sets": Kind(
         figure="interp.figures.lofit:lofit_sets_figure",

@@ -161,6 +161,7 @@ METHODS: dict[str, tuple[str, Callable[[Table], list[Place]]]] = {
     "circuit": ("circuit", _circuit_places),
     "patch-heads": ("heads", _patched_places),
     "component-masking": ("masks", _masked_places),
+    "lofit": ("scales", lambda run: _head_places(run, run["score"])),
     "wrapped-pruning": ("pruning", lambda run: _neuron_places(run.tables["units"])),
     "sae-circuit": ("head codes", lambda run: _head_places(run, run["moderated"].clip(0))),
 }
