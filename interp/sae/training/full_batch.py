@@ -39,8 +39,8 @@ def train_full_batch(
     constant rate, encoder columns of norm 1, a bias that is subtracted and added back.
 
     Encoder and decoder start in different random directions, the decoder's bias at 0. Each latent's
-    decoder row has norm 1, as the paper says; the authors' code normalises the weights of each
-    output dimension instead. ``scale``: inputs are divided by their root mean square first. In the
+    decoder row has norm 1; the authors' code normalises the weights of each output dimension
+    instead. ``scale``: inputs are divided by their root mean square first. In the
     dtype and on the device of ``rows``. Raises DictionaryError for a loss that is not finite.
     """
     config = DictionaryConfig(
