@@ -179,7 +179,7 @@ def main() -> None:
     options = parser.read()
     if options.real:
         study = study_of(REAL[0], REAL_PROMPTS, REAL_TOKENS)
-        analyzer = Lofit(epochs=REAL_EPOCHS, draws=REAL_DRAWS)
+        analyzer = Lofit(epochs=REAL_EPOCHS, batch=2, draws=REAL_DRAWS)
         made, sentences = row(REAL[0], analyzer, study)
         parts, section = [markdown([made], list(made)), "\n".join(sentences)], "lofit-real"
     else:

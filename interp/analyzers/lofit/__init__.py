@@ -81,7 +81,7 @@ class Lofit(Analyzer):
     controls: Sequence[Pair] = option(
         (), "Pairs of the same base and a control fine-tune each.", compare=False
     )
-    heads: int | None = option(None, "Heads to locate; by default a share of all.", ge=1)
+    heads: int | None = option(None, "Heads to locate.", ge=1)
     share: float = option(0.03, "Share of all heads to locate.", ge=0.001, le=1)
     scale_rate: float = option(5e-3, "Learning rate of scales.")
     l1: float = option(5e-4, "Factor of the L1 penalty on scales.", ge=0)

@@ -156,7 +156,7 @@ def _steps(count: int, recipe: Recipe) -> list[list[int]]:
     generator = np.random.default_rng(recipe.seed)
     steps = []
     for _ in range(recipe.epochs):
-        order = generator.permutation(count).tolist()
+        order = [int(row) for row in generator.permutation(count)]
         steps += [order[at : at + recipe.batch] for at in range(0, count, recipe.batch)]
     return steps
 
