@@ -75,8 +75,19 @@ def command(
     ] = None,
     size: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="Heads of a group; 0: 2 % of all heads, at least 3."),
+        typer.Option(
+            metavar="N", min=0, help="Heads of a group at most; 0: 2 % of all, at least 3."
+        ),
     ] = 0,
+    min_share: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            min=0,
+            max=1,
+            help="Smallest effect of a head, as a share of its group's largest; 0: any.",
+        ),
+    ] = 0.02,
     score: Annotated[
         str, typer.Option(metavar="NAME", help="probability (relative), or logit-difference.")
     ] = "probability",
@@ -121,6 +132,7 @@ def command(
             groups=tuple(map(parse_group, group or ())),
             score=score,
             size=size,
+            min_share=min_share,
             attribution=attribution,
             max_prompts=max_prompts,
             draws=draws,

@@ -66,7 +66,9 @@ class FindCircuit(Analyzer):
 
     ``task`` finds circuits (prompts with ``corrupt`` texts and the groups' positions) and gives the
     means of ablated heads, ``held_out`` evaluates them. Scores are over the prompts of ``task``
-    that a model answers rightly, at most ``max_prompts``. With ``attribution`` scores are gradients
+    that a model answers rightly, at most ``max_prompts``. A group has ``size`` heads, fewer where
+    not as many have ``min_share`` of the largest effect (the published circuits have a fixed
+    number: ``min_share`` 0). With ``attribution`` scores are gradients
     times differences, a first-order estimate, for deep models. Returns a table of kind ``circuit``,
     one row per group and head, with ``answers`` (held-out prompts), ``circuits`` (faithfulness),
     ``random``, ``completeness``, ``minimality`` and, with controls, ``controls``. Raises
@@ -84,7 +86,10 @@ class FindCircuit(Analyzer):
     )
     groups: tuple[HeadGroup, ...] = option((), "Groups of heads; none: A, B, C and D.")
     score: str = option(PROBABILITY, "What a patch changes.", choices=SCORES)
-    size: int = option(0, "Heads of a group; 0: 2 % of all heads, at least 3.", ge=0)
+    size: int = option(0, "Heads of a group at most; 0: 2 % of all heads, at least 3.", ge=0)
+    min_share: float = option(
+        0.02, "Smallest effect of a group's head, as a share of its largest; 0: any.", ge=0, le=1
+    )
     attribution: bool = option(False, "Estimate scores by gradients.")
     max_prompts: int = option(100, "Prompts that scores are means over, at most.", ge=1)
     draws: int = option(39, "Random circuits; 0: none.", ge=0)
@@ -163,10 +168,7 @@ class FindCircuit(Analyzer):
         models = {"base": study.pair.require_base(self.name), "tuned": study.pair.tuned}
         found = {role: self._found(data, model, role) for role, model in models.items()}
         circuits = {role: each.circuit for role, each in found.items()}
-        judges = {
-            role: Judge.of(data, model, groups)
-            for role, model in models.items()
-        }
+        judges = {role: Judge.of(data, model, groups) for role, model in models.items()}
         answers = {
             (role, other): judges[role].circuit(circuits[other])
             for role in MODELS
@@ -216,6 +218,7 @@ class FindCircuit(Analyzer):
             self.chain,
             attribution=self.attribution,
             max_prompts=self.max_prompts,
+            min_share=self.min_share,
             name=name,
         )
 
