@@ -104,8 +104,8 @@ class Patching:
         return right - wide.scatter(1, answers, -torch.inf).logsumexp(-1)
 
     def change(
-        self, patched: Float[Tensor, " R"], clean: Float[Tensor, " R"]
-    ) -> Float[Tensor, " R"]:
+        self, patched: Float[Tensor, "B *H"], clean: Float[Tensor, "B *one"]
+    ) -> Float[Tensor, "B *H"]:
         """Relative to the clean value for probabilities, else the difference."""
         return (patched - clean) / clean if self.score == PROBABILITY else patched - clean
 
