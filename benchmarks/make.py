@@ -11,6 +11,7 @@ import sys
 NAMES = (
     *("methods", "variants", "checks", "tuco", "failing_style", "intruders", "graft"),
     *("stitch", "continual", "agreement", "patch_weights", "cross_patch", "wrapped"),
+    "circuit",
     *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_diff"),
     *(
         "dictionaries_fast",

@@ -104,8 +104,8 @@ class Patching:
         return right - wide.scatter(1, answers, -torch.inf).logsumexp(-1)
 
     def change(
-        self, patched: Float[Tensor, "B _"], clean: Float[Tensor, "B _"]
-    ) -> Float[Tensor, "B _"]:
+        self, patched: Float[Tensor, "B ..."], clean: Float[Tensor, "B ..."]
+    ) -> Float[Tensor, "B ..."]:
         """Relative to the clean value for probabilities, else the difference."""
         return (patched - clean) / clean if self.score == PROBABILITY else patched - clean
 

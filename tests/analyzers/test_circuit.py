@@ -175,7 +175,9 @@ def test_attribution_is_recorded_and_needs_no_pass_per_head(small):
         for way in (False, True)
     )
     assert (exact.summary["method"], estimate.summary["method"]) == ("exact", "attribution")
-    assert estimate.summary["passes"] < exact.summary["passes"] / 3
+    groups, composed = len(DEFAULT_GROUPS), 3
+    per_prompt = 1 + 2 * groups + 4 * composed  # right answers, both texts, receivers' gradients
+    assert estimate.summary["passes"] <= 2 * len(task) * per_prompt < exact.summary["passes"]
 
 
 def test_what_cannot_be_found_is_one_line(small, tmp_path):

@@ -335,6 +335,8 @@ ANALYZERS = {
 # These read checkpoints on disk, not prompts, or take what was found there:
 # test_intruders.py, test_intruder_scaling.py, test_intruder_forgetting.py.
 OF_WEIGHTS = {"intruders", "intruder_scaling", "intruder_forgetting"}
+# This reads a task that its models have to answer: tests/analyzers/test_circuit.py.
+OF_TASKS = {"circuit"}
 # These are of a dictionary in one model, and an identical pair is no silence to them:
 # tests/sae/test_sae_scores.py, tests/sae/test_sae_eval.py, tests/analyzers/test_sae_features.py,
 # tests/analyzers/test_sae_probe.py.
@@ -361,6 +363,7 @@ ANALYZERS |= unnamed(
         "base",
         "framework",
         *OF_WEIGHTS,
+        *OF_TASKS,
         *OF_ONE_MODEL,
         *(name.split()[0].replace("-", "_") for name in ANALYZERS),
     }
