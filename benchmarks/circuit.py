@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import claims, organisms
@@ -22,6 +21,7 @@ from interp.analyzers.circuit import FindCircuit
 from interp.analyzers.circuit.compute import Data, find_circuit, ordered
 from interp.experiments.head_groups import DEFAULT_GROUPS, HeadGroup
 from interp.experiments.path_patching import PROBABILITY, Counter, scores_of_group
+from interp.maths.statistics import rank_correlation
 from interp.models.pair import Pair
 from interp.prompts import OneClass, TaskFile, read_task_file
 from interp.study import Study
@@ -232,7 +232,7 @@ def agreement(pair: Pair, task: TaskFile, groups, layers, label: str) -> list[di
                 "blocks": ", ".join(map(str, layers)),
                 "heads": exact.size,
                 "prompts": len(kept),
-                "rank correlation": f"{spearmanr(exact, estimate).statistic:.2f}",
+                "rank correlation": f"{rank_correlation(exact, estimate):.2f}",
                 "largest miss (exact, estimate)": (
                     f"{miss[worst]:.3f} ({exact[worst]:+.3f}, {estimate[worst]:+.3f})"
                 ),

@@ -89,7 +89,11 @@ def command(
         ),
     ] = 0.02,
     score: Annotated[
-        str, typer.Option(metavar="NAME", help="probability (relative), or logit-difference.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What a patch changes: probability (relative), or logit-difference.",
+        ),
     ] = "probability",
     attribution: Annotated[
         bool, typer.Option("--attribution", help="Estimate scores by gradients, for deep models.")
@@ -97,13 +101,13 @@ def command(
     max_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Scores are means over N prompts at most.")
     ] = 100,
-    draws: Annotated[int, typer.Option(metavar="N", min=0, help="Random circuits.")] = 39,
+    draws: Annotated[int, typer.Option(metavar="N", min=0, help="Random circuits; 0: none.")] = 39,
     bands: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Bands of blocks that random heads are drawn in."),
     ] = 3,
     completeness_draws: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Random sets taken out; 0: none.")
+        int, typer.Option(metavar="N", min=0, help="Random sets of heads taken out; 0: none.")
     ] = 20,
     minimality_prompts: Annotated[
         int, typer.Option(metavar="N", min=0, help="Prompts for minimality; 0: not measured.")

@@ -175,7 +175,7 @@ class Patching:
         anatomy = self.model.anatomy
         heads = range(anatomy.n_heads)
         result = np.full((len(self.rows), anatomy.n_layers, anatomy.n_heads), np.nan)
-        of = np.repeat(np.arange(len(self.rows)), 1 + len(heads)).tolist()
+        of = [row for row in range(len(self.rows)) for _ in range(1 + len(heads))]
         for layer in layers:
             stream, z = self.patched_columns(clean, corrupt, layer, heads)
             edits = self.column_edits(layer, stream, z)
@@ -207,8 +207,10 @@ class Patching:
         entered = self.engine.run(self.model, batch, reads=[entry], keep=0).values[entry]
         self.counter.passes[0] += len(self.rows)
         per_row = 1 + len(heads)
-        of = np.repeat(np.arange(len(self.rows)), per_row).tolist()
-        wide = Batch(*(part.repeat_interleave(per_row, 0) for part in (batch.ids, batch.mask)))
+        of = [row for row in range(len(self.rows)) for _ in range(per_row)]
+        wide = Batch(
+            batch.ids.repeat_interleave(per_row, 0), batch.mask.repeat_interleave(per_row, 0)
+        )
         start = StartFromStream(entry, entered.repeat_interleave(per_row, 0))
         mask = self._position_mask(batch, group.position).repeat_interleave(per_row, 0)
         for layer in layers:

@@ -287,7 +287,7 @@ def _tokens(tokenizer: Tokenizer, text: TaskText, where: str) -> TokenText:
         if text.positions
         else tokenizer(text.text)
     )
-    ids, spans = list(encoded["input_ids"]), encoded.get("offset_mapping")
+    ids, spans = list(encoded["input_ids"]), encoded.get("offset_mapping") or []
     if appends_end(tokenizer) and len(ids) > 1 and ids[-1] == end_id(tokenizer):
         ids.pop()
     if not ids:

@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from interp.prompts import OneClass, read_task_file
 from interp.study import Study
 from tests import tasks, tiny
 
-QUICK = {"completeness_draws": 0, "minimality_prompts": 0}
+QUICK: dict[str, Any] = {"completeness_draws": 0, "minimality_prompts": 0}
 
 
 def halves(count):
@@ -91,8 +92,10 @@ def test_taking_a_head_out_of_the_model_takes_the_task_with_it(entities):
 
 def test_figures_have_all_groups_and_both_models(entities):
     *_, table = entities
-    assert len(circuit_figure(table).data) == 2 * 2 * len(DEFAULT_GROUPS)
-    assert len(faithfulness_figure(table.tables["circuits"]).data[0].x) == 4
+    maps: Any = circuit_figure(table)
+    assert len(maps.data) == 2 * 2 * len(DEFAULT_GROUPS)
+    rows: Any = faithfulness_figure(table.tables["circuits"])
+    assert len(rows.data[0].x) == 4
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,11 @@ def rows(count, *, corrupt=True, lengths=(9, 12)):
     return result
 
 
+def corrupted(some):
+    """The corrupted texts of rows."""
+    return [row.corrupt or row.prompt for row in some]
+
+
 def patching(model, some, **options):
     return Patching(TorchEngine(), model, some, 0, **options)
 
@@ -242,15 +247,15 @@ def test_means_replace_what_is_not_kept_and_nothing_else(lengths):
     some = rows(5, lengths=lengths)
     own = patching(model, some)
     batch = own.batch([row.prompt for row in some])
-    plain = own.engine.run(model, batch, keep=1).logits[:, -1].argmax(-1)
+    plain = own.engine.run(model, batch, keep=1).require_logits()[:, -1].argmax(-1)
     some = [
         TokenRow(row.id, row.cluster, row.prompt, int(answer), row.corrupt, {}, {})
         for row, answer in zip(some, plain, strict=True)
     ]
     own = patching(model, some)
-    means = mean_outputs([own], NAMES, lambda part: [row.corrupt for row in part.rows])
+    means = mean_outputs([own], NAMES, lambda part: corrupted(part.rows))
     halves = [patching(model, some[:2]), patching(model, some[2:])]
-    apart = mean_outputs(halves, NAMES, lambda part: [row.corrupt for row in part.rows])
+    apart = mean_outputs(halves, NAMES, lambda part: corrupted(part.rows))
     assert means.by_column == (lengths[0] == lengths[1])
     for key, value in means.values.items():
         torch.testing.assert_close(value, apart.values[key])
@@ -261,7 +266,7 @@ def test_means_replace_what_is_not_kept_and_nothing_else(lengths):
     width = batch.ids.shape[1]
     values = means.of([row.prompt for row in some], NAMES, width)
     edits = [Replace(Site(layer, "attn.hook_z"), values[layer]) for layer in range(3)]
-    wanted = own.engine.run(model, batch, edits=edits, keep=1).logits[:, -1].argmax(-1)
+    wanted = own.engine.run(model, batch, edits=edits, keep=1).require_logits()[:, -1].argmax(-1)
     nothing_kept = evaluation.circuit(everything(False))
     np.testing.assert_array_equal(nothing_kept, (wanted == own.answers).numpy())
 

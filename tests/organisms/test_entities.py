@@ -12,6 +12,9 @@ from organisms.entities_texts import BOXES, LABELS, OBJECTS, task_rows
 from organisms.stages import PROMPTS, load
 from organisms.tokens import Encoder
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)
 PATH = PROMPTS / "entities" / "boxes.jsonl"
 
 

@@ -79,23 +79,27 @@ class FindCircuit(Analyzer):
     version: ClassVar[int] = 1
     needs: ClassVar[Needs] = Needs(base=True)
 
-    task: TaskFile = option(None, "Prompts that find circuits.")
+    task: TaskFile = option(None, "Prompts with answers, positions, corrupt texts.")
     held_out: TaskFile = option(None, "Prompts that evaluate them.")
     controls: Sequence[Pair] = option(
         (), "Pairs of the same base and a control fine-tune each.", compare=False
     )
     groups: tuple[HeadGroup, ...] = option((), "Groups of heads; none: A, B, C and D.")
-    score: str = option(PROBABILITY, "What a patch changes.", choices=SCORES)
-    size: int = option(0, "Heads of a group at most; 0: 2 % of all heads, at least 3.", ge=0)
-    min_share: float = option(
-        0.02, "Smallest effect of a group's head, as a share of its largest; 0: any.", ge=0, le=1
+    score: str = option(
+        PROBABILITY,
+        "What a patch changes: probability (relative), or logit-difference.",
+        choices=SCORES,
     )
-    attribution: bool = option(False, "Estimate scores by gradients.")
-    max_prompts: int = option(100, "Prompts that scores are means over, at most.", ge=1)
+    size: int = option(0, "Heads of a group at most; 0: 2 % of all, at least 3.", ge=0)
+    min_share: float = option(
+        0.02, "Smallest effect of a head, as a share of its group's largest; 0: any.", ge=0, le=1
+    )
+    attribution: bool = option(False, "Estimate scores by gradients, for deep models.")
+    max_prompts: int = option(100, "Scores are means over N prompts at most.", ge=1)
     draws: int = option(39, "Random circuits; 0: none.", ge=0)
-    bands: int = option(3, "Bands of blocks within which random heads are drawn.", ge=1)
-    completeness_draws: int = option(20, "Random sets of heads taken out of circuits.", ge=0)
-    minimality_prompts: int = option(100, "Prompts on which minimality is measured.", ge=0)
+    bands: int = option(3, "Bands of blocks that random heads are drawn in.", ge=1)
+    completeness_draws: int = option(20, "Random sets of heads taken out; 0: none.", ge=0)
+    minimality_prompts: int = option(100, "Prompts for minimality; 0: not measured.", ge=0)
 
     @property
     def chain(self) -> tuple[HeadGroup, ...]:
