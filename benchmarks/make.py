@@ -11,6 +11,7 @@ import sys
 NAMES = (
     *("methods", "variants", "checks", "tuco", "failing_style", "intruders", "graft"),
     *("stitch", "continual", "agreement", "patch_weights", "cross_patch", "wrapped"),
+    *("circuit", "patch_heads", "component_masking"),
     *("sae_circuit", "lofit"),
     *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_diff"),
     *(

@@ -9,7 +9,7 @@ import torch
 from interp.engines import Batch, TorchEngine
 from interp.errors import PromptError
 from interp.models.pair import Pair
-from interp.prompts import TaskFile, read_task_file
+from interp.prompts import TaskFile, decode, read_task_file
 from tests import tiny
 
 ENGINE = TorchEngine()
@@ -32,7 +32,7 @@ def say(model, tokenizer, text: str) -> str:
     """The most likely next token, as text."""
     ids = tokenizer(text)["input_ids"]
     run = ENGINE.run(model, Batch.pad([ids], 0), keep=1)
-    return tokenizer.decode([int(run.require_logits()[0, -1].argmax())])
+    return decode(tokenizer, [int(run.require_logits()[0, -1].argmax())])
 
 
 def write_task(
@@ -71,7 +71,7 @@ def worded(model):
     """A model whose head writes words only, so that its answers can be written in a file."""
     tokenizer = tiny.tokenizer(False)
     keep = {tokenizer(f" {word}")["input_ids"][0] for word in VOCABULARY}
-    keep &= {i for i in keep if tokenizer.decode([i]).strip() in VOCABULARY}
+    keep &= {i for i in keep if decode(tokenizer, [i]).strip() in VOCABULARY}
     with torch.no_grad():
         head = model.get_output_embeddings().weight
         others = [index for index in range(len(head)) if index not in keep]

@@ -300,7 +300,16 @@ def test_the_page_of_the_store_has_every_kind_and_every_figure_s():
 @pytest.mark.parametrize(
     "name",
     [
-        *("agree", "checks", "compare", "cross-patch", "dictionaries", "graft", "intruders"),
+        *(
+            "agree",
+            "checks",
+            "circuit",
+            "compare",
+            "cross-patch",
+            "dictionaries",
+            "graft",
+            "intruders",
+        ),
         *("component-masking", "locate-neurons", "lofit", "patch-heads", "patch-weights"),
         *("sae-circuit", "tuco", "wrapped"),
     ],

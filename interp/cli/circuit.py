@@ -75,10 +75,25 @@ def command(
     ] = None,
     size: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="Heads of a group; 0: 2 % of all heads, at least 3."),
+        typer.Option(
+            metavar="N", min=0, help="Heads of a group at most; 0: 2 % of all, at least 3."
+        ),
     ] = 0,
+    min_share: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            min=0,
+            max=1,
+            help="Smallest effect of a head, as a share of its group's largest; 0: any.",
+        ),
+    ] = 0.02,
     score: Annotated[
-        str, typer.Option(metavar="NAME", help="probability (relative), or logit-difference.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What a patch changes: probability (relative), or logit-difference.",
+        ),
     ] = "probability",
     attribution: Annotated[
         bool, typer.Option("--attribution", help="Estimate scores by gradients, for deep models.")
@@ -86,13 +101,13 @@ def command(
     max_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Scores are means over N prompts at most.")
     ] = 100,
-    draws: Annotated[int, typer.Option(metavar="N", min=0, help="Random circuits.")] = 39,
+    draws: Annotated[int, typer.Option(metavar="N", min=0, help="Random circuits; 0: none.")] = 39,
     bands: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Bands of blocks that random heads are drawn in."),
     ] = 3,
     completeness_draws: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Random sets taken out; 0: none.")
+        int, typer.Option(metavar="N", min=0, help="Random sets of heads taken out; 0: none.")
     ] = 20,
     minimality_prompts: Annotated[
         int, typer.Option(metavar="N", min=0, help="Prompts for minimality; 0: not measured.")
@@ -121,6 +136,7 @@ def command(
             groups=tuple(map(parse_group, group or ())),
             score=score,
             size=size,
+            min_share=min_share,
             attribution=attribution,
             max_prompts=max_prompts,
             draws=draws,

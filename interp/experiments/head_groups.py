@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from interp.errors import OptionError
 from interp.prompts import LAST
@@ -104,13 +104,13 @@ def group_size(group: HeadGroup, n_heads: int) -> int:
     return min(group.size or max(3, round(0.02 * n_heads)), n_heads)
 
 
-def top_heads(scores: np.ndarray, count: int) -> list[Node]:
-    """The ``count`` heads with the lowest scores [L, H], lowest first; heads without an effect
-    (a score of at least 0) are not among them.
+def top_heads(scores: Float[np.ndarray, "L H"], count: int, min_share: float = 0.0) -> list[Node]:
+    """The ``count`` heads with the lowest scores, lowest first; those with less than ``min_share``
+    of the effect of the first, or with none (a score of at least 0), are not among them.
     """
     order = np.argsort(scores, axis=None, kind="stable")[:count]
     nodes = [(int(at) // scores.shape[1], int(at) % scores.shape[1]) for at in order]
-    return [node for node in nodes if scores[node] < 0]
+    return [node for node in nodes if scores[node] < 0 and scores[node] <= min_share * scores.min()]
 
 
 Circuit = Mapping[str, tuple[Node, ...]]

@@ -12,7 +12,7 @@ the model's. Where several query heads share keys and values, patching these act
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,8 +104,8 @@ class Patching:
         return right - wide.scatter(1, answers, -torch.inf).logsumexp(-1)
 
     def change(
-        self, patched: Float[Tensor, " R"], clean: Float[Tensor, " R"]
-    ) -> Float[Tensor, " R"]:
+        self, patched: Float[Tensor, "B ..."], clean: Float[Tensor, "B ..."]
+    ) -> Float[Tensor, "B ..."]:
         """Relative to the clean value for probabilities, else the difference."""
         return (patched - clean) / clean if self.score == PROBABILITY else patched - clean
 
@@ -175,7 +175,7 @@ class Patching:
         anatomy = self.model.anatomy
         heads = range(anatomy.n_heads)
         result = np.full((len(self.rows), anatomy.n_layers, anatomy.n_heads), np.nan)
-        of = np.repeat(np.arange(len(self.rows)), 1 + len(heads)).tolist()
+        of = [row for row in range(len(self.rows)) for _ in range(1 + len(heads))]
         for layer in layers:
             stream, z = self.patched_columns(clean, corrupt, layer, heads)
             edits = self.column_edits(layer, stream, z)
@@ -207,8 +207,10 @@ class Patching:
         entered = self.engine.run(self.model, batch, reads=[entry], keep=0).values[entry]
         self.counter.passes[0] += len(self.rows)
         per_row = 1 + len(heads)
-        of = np.repeat(np.arange(len(self.rows)), per_row).tolist()
-        wide = Batch(*(part.repeat_interleave(per_row, 0) for part in (batch.ids, batch.mask)))
+        of = [row for row in range(len(self.rows)) for _ in range(per_row)]
+        wide = Batch(
+            batch.ids.repeat_interleave(per_row, 0), batch.mask.repeat_interleave(per_row, 0)
+        )
         start = StartFromStream(entry, entered.repeat_interleave(per_row, 0))
         mask = self._position_mask(batch, group.position).repeat_interleave(per_row, 0)
         for layer in layers:
@@ -257,23 +259,23 @@ class Patching:
         receivers: Sequence[Node],
     ) -> Float[np.ndarray, "B L H"]:
         """First-order estimate of ``direct`` or ``composed`` for all heads: the gradient along the
-        path times the difference of the heads' outputs (attribution patching, arXiv 2310.10348).
+        path times the difference of the heads' outputs (attribution patching, arXiv 2310.10348);
+        0 where no receiver follows a head.
         """
         anatomy = self.model.anatomy
-        if group.receiver != LOGITS and not receivers:
+        if group.receiver != LOGITS and not any(layer for layer, _ in receivers):
             return np.zeros((len(self.rows), anatomy.n_layers, anatomy.n_heads))
-        observers, weighted = (
-            ([], None) if group.receiver == LOGITS else self._receiver_gradients(receivers, group)
+        observers, weighted, before = (
+            ([], None, None)
+            if group.receiver == LOGITS
+            else self._receiver_gradients(receivers, group)
         )
         sites = [HEAD.site(layer) for layer in range(anatomy.n_layers)]
         edits = [*self.column_edits(0, clean.stream[:, 0], clean.z), *observers]
         of = range(len(self.rows))
-        clean_score: list[Tensor] = []
 
         def objective(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
-            value = self.metric(logits[:, -1], of)
-            clean_score.append(value.detach())
-            return value if weighted is None else weighted()
+            return self.metric(logits[:, -1], of) if weighted is None else weighted()
 
         run = self.engine.run(
             self.model,
@@ -291,25 +293,36 @@ class Patching:
             result.append(terms.unflatten(-1, (anatomy.n_heads, -1)).sum(-1))
         change = torch.stack(result, 1)
         if self.score == PROBABILITY:
-            change = change / clean_score[0][:, None, None]
+            # a column at another position than the last does not give the answer
+            score = self.metric(run.require_logits()[:, -1], of) if before is None else before
+            change = change / score[:, None, None]
         return to_host(change)
 
-    def _receiver_gradients(self, receivers: Sequence[Node], group: HeadGroup):
-        """Observers of the receivers' inputs in a pass over columns, and the sum of these weighted
-        by the gradient of the score in a clean pass.
+    def _receiver_gradients(
+        self, receivers: Sequence[Node], group: HeadGroup
+    ) -> tuple[list[Observe], Callable[[], Float[Tensor, " B"]], Float[Tensor, " B"]]:
+        """Observers of the receivers' inputs in a pass over columns, the sum of these weighted by
+        the gradient of the score in a clean pass, and that score.
         """
         channels = self.receiver_channels(receivers, group.via)
         batch = self.batch([row.prompt for row in self.rows])
         of = range(len(self.rows))
+        mask = self._position_mask(batch, group.position)
+        clean = self.engine.run(self.model, batch, reads=[*channels], keep=0).values
+        # as in patching, a receiver's input does not depend on that of an earlier receiver
+        held = [
+            Replace(site, clean[site][..., index], index, mask) for site, index in channels.items()
+        ]
         run = self.engine.run(
             self.model,
             batch,
+            edits=held,
             gradients_at=[*channels],
             gradient_of=lambda logits: self.metric(logits[:, -1], of),
             keep=1,
         )
-        self.counter.passes[0] += 3 * len(self.rows)
-        mask = self._position_mask(batch, group.position)
+        before = self.metric(run.require_logits()[:, -1], of)
+        self.counter.passes[0] += 4 * len(self.rows)
         weights = {site: run.gradients[site][mask][:, index] for site, index in channels.items()}
         seen: dict[Site, Tensor] = {}
         observers = [
@@ -324,7 +337,7 @@ class Patching:
             ]
             return torch.stack(terms).sum(0)
 
-        return observers, weighted
+        return observers, weighted, before
 
     def _position_mask(self, batch: Batch, name: str) -> Bool[Tensor, "B T"]:
         columns = padded_columns([row.prompt for row in self.rows], name, batch.ids.shape[1])

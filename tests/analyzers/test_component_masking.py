@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp import claims
+from interp import claims, organisms
 from interp.analyzers.component_masking import ComponentMasking
+from interp.analyzers.patch_heads import PatchHeads
 from interp.errors import OptionError, PromptError
 from interp.experiments.component_masks import (
     FitStep,
@@ -18,7 +19,6 @@ from interp.experiments.component_masks import (
     MaskedModel,
     _is_better,
     fit_mask,
-    random_subsets,
     split_rows,
 )
 from interp.figures import plot
@@ -254,17 +254,13 @@ def test_equally_good_masks_are_decided_by_their_size():
     assert _is_better(FitStep(4, 1, 0.6), old, "more")
 
 
-def test_rows_of_a_cluster_stay_together_and_random_sets_are_distinct():
+def test_rows_of_a_cluster_stay_together():
     clusters = [str(at // 3) for at in range(60)]
     parts = split_rows(clusters, (2, 1, 1), 4)
     assert sorted(row for part in parts for row in part) == list(range(60))
     assert [len(part) for part in parts] == [30, 15, 15]
     owners = [{clusters[row] for row in part} for part in parts]
     assert sum(map(len, owners)) == len(set.union(*owners)) == 20
-    sets = random_subsets(EVERY, 2, 19, EVERY[:2], 0)
-    assert len({frozenset(one) for one in sets}) == 19
-    assert all(len(one) == 2 and frozenset(one) != frozenset(EVERY[:2]) for one in sets)
-    assert random_subsets(EVERY, 12, 19, EVERY, 0) == random_subsets(EVERY, 0, 19, (), 0) == []
 
 
 # ---------------------------------------------------------------------------------------- the analyzer
@@ -294,12 +290,63 @@ def test_claims_of_the_planted_head(task):
     found = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
     for name in ("tuned-heads-beyond-permuted",):
         assert found[name].supported, name
+    assert found["transfer-beyond-random"].value <= 1
     assert found["tuned-heads-beyond-random"].value == 1
     # eleven other single heads: the least p is 1 / 12, which is no test at 5 %
     assert found["tuned-heads-beyond-random"].p == pytest.approx(1 / 12)
     for finding in found.values():
         claims.check(finding, table)
     assert "Selected heads" in plot(table).layout.meta["caption"]
+
+
+def test_heads_that_only_break_the_answer_carry_nothing(tmp_path):
+    """Targets that have nothing to do with the source are hit by chance, by no random head, and as
+    often from any other row's source.
+    """
+    made, generator = rows(), np.random.default_rng(5)
+    for row in made:
+        others = [thing for thing in OBJECTS if thing != row["answer"]]
+        row["sources"]["object"]["target"] = str(generator.choice(others))
+    file = tmp_path / "task.jsonl"
+    file.write_text("\n".join(map(json.dumps, made)), encoding="utf-8")
+    task = read_task_file(file)
+    base = copier()
+    table = ComponentMasking(
+        task=task, source="object", epochs=20, fit_batch=8, ties="fewer", draws=39
+    )(study_of(tiny.perturbed(base, 1e-4), base, task))
+    found = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
+    assert found["base-heads-beyond-random"].value > 0.1, "more than unpatched, and yet"
+    assert found["base-heads-beyond-permuted"].p > 0.05
+    assert not any(finding.supported for finding in found.values())
+    (row,) = [
+        row
+        for row in table.tables["scores"].rows()
+        if (row["found"], row["model"], row["heads"]) == ("base", "base", "all")
+    ]
+    assert 0.1 < row["score"] < 0.6
+
+
+@pytest.mark.slow
+def test_what_carries_the_object_in_the_organism_is_what_patching_between_models_ranks_first():
+    """Entity tracking: the object at the last token, held-out contexts, and the unpatched score."""
+    file = organisms.data_root() / "prompts" / "entities" / "boxes.jsonl"
+    whole = read_task_file(file)
+    part = whole.keep(whole.prompts.spread_rows(160))
+    pair = Pair.load("organism:entities/full", "organism:entities/base", device="cpu")
+    study = Study(pair, OneClass(part.prompts), None)
+    table = ComponentMasking(task=part, source="object", ties="fewer", draws=19)(study)
+    scores = {
+        (row["found"], row["model"], row["heads"]): row["score"]
+        for row in table.tables["scores"].rows()
+    }
+    assert scores["base", "base", "none"] == scores["base", "tuned", "none"] == 0
+    assert scores["tuned", "tuned", "selected"] > 0.9
+    assert scores["base", "base", "selected"] > 0.3
+    found = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
+    for name in ("tuned-heads-beyond-random", "tuned-heads-beyond-permuted"):
+        assert found[name].supported, name
+    patched = PatchHeads(task=part, position="last", draws=0, exact=1)(study)
+    assert set(table.summary["selected"]["tuned"]) & set(patched.summary["first"][:3])
 
 
 def test_equal_models_have_equal_masks_and_no_difference(task):

@@ -13,7 +13,7 @@ import torch
 from interp import claims, organisms
 from interp.analyzers.patch_heads import ALL, PatchHeads
 from interp.cli.task_options import circuit_groups
-from interp.errors import OptionError, PairError, PromptError
+from interp.errors import InterpError, OptionError, PairError, PromptError
 from interp.experiments.head_patches import (
     HeadPatch,
     first_order,
@@ -377,18 +377,24 @@ def test_answers_under_a_patch_are_those_of_the_patched_logits(attention):
 
 
 def test_random_groups_are_distinct_and_as_large():
-    made = random_groups([(0, 1), (0, 2), (2, 3)], 3, 4, 19, 0, same_layers=True)
+    own = [(0, 1), (0, 2), (2, 3)]
+    made = random_groups(own, EVERY, 39, 0, same_layers=True)
+    # other heads alone would give 1 * 3 groups: any group but the same one
     assert made.arrangements == 24
-    assert len(set(map(frozenset, made.groups))) == 19
+    assert len(set(map(frozenset, made.groups))) == len(made.groups) == 23
     for group in made.groups:
         assert sorted(layer for layer, _ in group) == [0, 0, 2]
         assert len(set(group)) == 3
-        assert frozenset(group) != frozenset([(0, 1), (0, 2), (2, 3)])
-    whole = random_groups([(0, head) for head in range(4)], 3, 4, 19, 0, same_layers=True)
-    assert (whole.groups, whole.arrangements) == ((), 1)
-    free = random_groups([(0, head) for head in range(4)], 3, 4, 30, 0, same_layers=False)
+        assert frozenset(group) != frozenset(own)
+    free = random_groups(own, EVERY, 30, 0, same_layers=False)
     assert len(free.groups) == 30
-    assert free.arrangements == 495
+    assert free.arrangements == 85
+    assert not any(set(group) & set(own) for group in free.groups)
+    layer = [(0, head) for head in range(4)]
+    assert random_groups(layer, EVERY, 19, 0, same_layers=True).groups == ()
+    assert len(random_groups(layer, EVERY, 19, 0, same_layers=False).groups) == 19
+    for none in ((), EVERY):
+        assert random_groups(none, EVERY, 19, 0, same_layers=False).groups == ()
 
 
 def moved(base, size=0.1):
@@ -467,6 +473,8 @@ def test_what_does_not_fit_is_refused(task):
         PatchHeads(task=task, groups=(((3, 0),),)).require(study)
     with pytest.raises(PromptError, match="no position 'label'"):
         PatchHeads(task=task, position="label").require(study)
+    with pytest.raises(PromptError, match="are not the rows of the task file"):
+        PatchHeads(task=task.keep(range(3))).require(study)
     with pytest.raises(OptionError, match="a word of a task file"):
         PatchHeads(position="word").require(study_of(tiny.perturbed(base), base))
     with pytest.raises(OptionError, match="what of PatchHeads is 'x'; use z"):
@@ -474,6 +482,9 @@ def test_what_does_not_fit_is_refused(task):
     stranger = Pair.from_modules(tiny.llama(3), tiny.llama(4), tiny.tokenizer())
     with pytest.raises(PairError, match="another base"):
         PatchHeads((stranger,), task=task).require(study)
+    wide = tiny.llama(3, num_attention_heads=2, num_key_value_heads=2)
+    with pytest.raises(InterpError):
+        PatchHeads(task=task).require(study_of(wide, base, task))
     with pytest.raises(OptionError, match="needs a metric"):
         PatchHeads().require(dataclasses.replace(study, metric=None))
 

@@ -7,7 +7,7 @@ import pytest
 from interp.analyzers.framework import fingerprint
 from interp.engines import Batch
 from interp.errors import PromptError
-from interp.prompts import padded_columns, read_task_file
+from interp.prompts import decode, padded_columns, read_task_file
 from tests import tiny
 
 ROW = {
@@ -32,11 +32,12 @@ def test_words_are_the_tokens_that_hold_their_first_characters(tmp_path):
     task = read_task_file(written(tmp_path, ROW, {**ROW, "prompt": "I open the new new door"}))
     tokenizer = tiny.tokenizer(template=False)
     row, other = task.tokens(tokenizer)
+    assert row.corrupt
     assert task.position_names == ("last", "thing", "verb")
     assert task.source_names == ("object",)
     for text, words in ((row.prompt, ("open", "door")), (row.corrupt, ("close",))):
         for name, word in zip(("verb", "thing"), words, strict=False):
-            piece = tokenizer.decode(text.ids[text.columns[name]])
+            piece = decode(tokenizer, [text.ids[text.columns[name]]])
             assert word.startswith(piece.strip())
             assert piece.strip()
     assert row.prompt.columns["last"] == len(row.prompt.ids) - 1

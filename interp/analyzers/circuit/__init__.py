@@ -66,7 +66,9 @@ class FindCircuit(Analyzer):
 
     ``task`` finds circuits (prompts with ``corrupt`` texts and the groups' positions) and gives the
     means of ablated heads, ``held_out`` evaluates them. Scores are over the prompts of ``task``
-    that a model answers rightly, at most ``max_prompts``. With ``attribution`` scores are gradients
+    that a model answers rightly, at most ``max_prompts``. A group has ``size`` heads, fewer where
+    not as many have ``min_share`` of the largest effect (the published circuits have a fixed
+    number: ``min_share`` 0). With ``attribution`` scores are gradients
     times differences, a first-order estimate, for deep models. Returns a table of kind ``circuit``,
     one row per group and head, with ``answers`` (held-out prompts), ``circuits`` (faithfulness),
     ``random``, ``completeness``, ``minimality`` and, with controls, ``controls``. Raises
@@ -77,20 +79,27 @@ class FindCircuit(Analyzer):
     version: ClassVar[int] = 1
     needs: ClassVar[Needs] = Needs(base=True)
 
-    task: TaskFile = option(None, "Prompts that find circuits.")
+    task: TaskFile = option(None, "Prompts with answers, positions, corrupt texts.")
     held_out: TaskFile = option(None, "Prompts that evaluate them.")
     controls: Sequence[Pair] = option(
         (), "Pairs of the same base and a control fine-tune each.", compare=False
     )
     groups: tuple[HeadGroup, ...] = option((), "Groups of heads; none: A, B, C and D.")
-    score: str = option(PROBABILITY, "What a patch changes.", choices=SCORES)
-    size: int = option(0, "Heads of a group; 0: 2 % of all heads, at least 3.", ge=0)
-    attribution: bool = option(False, "Estimate scores by gradients.")
-    max_prompts: int = option(100, "Prompts that scores are means over, at most.", ge=1)
+    score: str = option(
+        PROBABILITY,
+        "What a patch changes: probability (relative), or logit-difference.",
+        choices=SCORES,
+    )
+    size: int = option(0, "Heads of a group at most; 0: 2 % of all, at least 3.", ge=0)
+    min_share: float = option(
+        0.02, "Smallest effect of a head, as a share of its group's largest; 0: any.", ge=0, le=1
+    )
+    attribution: bool = option(False, "Estimate scores by gradients, for deep models.")
+    max_prompts: int = option(100, "Scores are means over N prompts at most.", ge=1)
     draws: int = option(39, "Random circuits; 0: none.", ge=0)
-    bands: int = option(3, "Bands of blocks within which random heads are drawn.", ge=1)
-    completeness_draws: int = option(20, "Random sets of heads taken out of circuits.", ge=0)
-    minimality_prompts: int = option(100, "Prompts on which minimality is measured.", ge=0)
+    bands: int = option(3, "Bands of blocks that random heads are drawn in.", ge=1)
+    completeness_draws: int = option(20, "Random sets of heads taken out; 0: none.", ge=0)
+    minimality_prompts: int = option(100, "Prompts for minimality; 0: not measured.", ge=0)
 
     @property
     def chain(self) -> tuple[HeadGroup, ...]:
@@ -213,6 +222,7 @@ class FindCircuit(Analyzer):
             self.chain,
             attribution=self.attribution,
             max_prompts=self.max_prompts,
+            min_share=self.min_share,
             name=name,
         )
 

@@ -109,6 +109,7 @@ def find_circuit(
     *,
     attribution: bool,
     max_prompts: int,
+    min_share: float,
     name: str,
 ) -> Found:
     """Path patching over all heads, group by group; each acts through the group before it."""
@@ -131,7 +132,7 @@ def find_circuit(
         receivers = circuit.get(group.receiver, ())
         scores[group.name] = scores_of_group(batches, group, receivers, attribution=attribution)
         size = group_size(group, anatomy.n_layers * anatomy.n_heads)
-        circuit[group.name] = top_heads(scores[group.name].mean, size)
+        circuit[group.name] = top_heads(scores[group.name].mean, size, min_share)
     return Found(
         name,
         without_repeats(circuit, groups),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
+import numpy as np
+
 from interp.analyzers.component_masking.findings import claims_of
 from interp.analyzers.component_masking.tables import (
     ROLES,
@@ -36,11 +38,10 @@ from interp.experiments.component_masks import (
     Fitting,
     MaskedModel,
     fit_mask,
-    random_subsets,
     split_rows,
 )
 from interp.experiments.cost import Work
-from interp.experiments.head_patches import Head
+from interp.experiments.head_patches import Head, random_groups
 from interp.experiments.same_base import require_same_base
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -49,7 +50,7 @@ from interp.models.units import HEAD
 from interp.prompts import OneClass, TaskFile, TokenRow
 from interp.study import Study
 
-EXCHANGES, PERMUTATIONS, LEAST_STEPS = 999, 999, 60
+EXCHANGES, LEAST_STEPS = 999, 60
 SHARES = (2, 1, 1)
 PARTS = ("train", "validation", "test")
 LIMIT = (
@@ -90,7 +91,9 @@ class ComponentMasking(Analyzer):
     ties: str = option(
         "more", "Of masks that are equally good: more heads, or fewer.", choices=("more", "fewer")
     )
-    draws: int = option(39, "Random sets of as many heads; 0: none.", ge=0)
+    draws: int = option(
+        39, "Random sets of as many heads, and exchanges of sources; 0: none.", ge=0
+    )
 
     def require(self, study: Study) -> None:
         """Raise OptionError or PromptError for a study whose heads cannot be masked so."""
@@ -99,6 +102,7 @@ class ComponentMasking(Analyzer):
         require_same_base(study, self.controls)
         if self.task is None:
             raise OptionError("component masking needs a task file; give --task FILE")
+        self.task.require_of(study.prompts("positive"))
         if self.source not in self.task.source_names:
             known = ", ".join(self.task.source_names) or "none"
             raise OptionError(
@@ -121,7 +125,7 @@ class ComponentMasking(Analyzer):
         rows = len(study.prompts("positive"))
         epochs, steps = self._epochs(rows // 2)
         tried = ceil(steps / 4)
-        passes = 2 * (1 + 0.25 * (tried + 3 + self.draws)) + 0.25 * self.draws
+        passes = 2 * (1 + 0.25 * (tried + 3)) + 0.25 * 6 * self.draws
         return Work(passes=passes + len(self.controls), gradients=epochs)
 
     def run(self, study: Study) -> Result:
@@ -140,14 +144,21 @@ class ComponentMasking(Analyzer):
             )
         test = HeldOut([rows[at] for at in parts["test"]], masked["base"].targets(parts["test"]))
         random = {
-            role: random_subsets(
-                pool, len(masks[role].heads), self.draws, masks[role].heads, study.seed
-            )
+            role: random_groups(masks[role].heads, pool, self.draws, study.seed, same_layers=False)
             for role in ROLES
         }
         wanted = [("base", "base"), ("base", "tuned"), ("tuned", "tuned")]
         tested = [
-            _tested(study, masked[model], parts["test"], found, model, masks[found], random[found])
+            _tested(
+                study,
+                masked[model],
+                parts["test"],
+                found,
+                model,
+                masks[found],
+                random[found].groups,
+                self.draws,
+            )
             for found, model in wanted
         ]
         names = tuned_names(self.controls)
@@ -159,7 +170,7 @@ class ComponentMasking(Analyzer):
             "answers": answers_table(tested, test),
             "transfer": transfer_table(tested[0], tested[1], test),
             "random": random_table(tested, test),
-            "permuted": permuted_table(tested, test, PERMUTATIONS, study.seed),
+            "permuted": permuted_table(tested, test),
             "exchanged": sign_flips(
                 positive,
                 ExchangedGainRow,
@@ -186,7 +197,8 @@ class ComponentMasking(Analyzer):
             self.source,
             self.position,
             counts,
-            {role: len(random[role]) for role in ROLES},
+            random,
+            self.draws,
             len(names),
         )
         limits = [LIMIT]
@@ -257,15 +269,22 @@ def _tested(
     model: str,
     mask: FittedMask,
     random: Sequence[tuple[Head, ...]],
+    permutations: int = 0,
 ) -> Tested:
-    """Most likely tokens of test rows under each set of heads."""
+    """Most likely tokens of test rows under each set of heads, and from exchanged sources."""
     sets = {"none": (), "selected": mask.heads, "all": masked.heads}
     tokens = {name: masked.predictions(rows, heads) for name, heads in sets.items()}
     drawn = [
         masked.predictions(rows, heads)
         for heads in study.progress(random, f"random heads, {model}")
     ]
-    return Tested(found, model, mask.heads, len(masked.heads), tokens, drawn)
+    generator = np.random.default_rng(study.seed)
+    orders = [generator.permutation(len(rows)) for _ in range(permutations if mask.heads else 0)]
+    permuted = [
+        masked.predictions(rows, mask.heads, [rows[at] for at in order])
+        for order in study.progress(orders, f"exchanged sources, {model}")
+    ]
+    return Tested(found, model, mask.heads, len(masked.heads), tokens, drawn, permuted)
 
 
 __all__: Sequence[str] = ("ComponentMasking",)
