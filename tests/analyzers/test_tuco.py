@@ -79,7 +79,8 @@ CHILDREN = [
     for name in organisms.names()
     if organisms.base_of(name)
     and organisms.packaged(name) is None
-    and not name.startswith("discover/")  # thirty small adapters more would show nothing else
+    # thirty small adapters more would show nothing else; entities have another base
+    and not name.startswith(("discover/", "entities/"))
 ]
 
 

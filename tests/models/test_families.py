@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.engines import Batch, TorchEngine
 from interp.errors import UnsupportedModel
-from interp.interventions.edits import Ablate, Scale
+from interp.interventions.edits import Ablate, Replace, Scale
 from interp.interventions.generation import Text, generate
 from interp.models.anatomy import Target
 from interp.models.model import Model
@@ -61,6 +61,9 @@ STANDARD = {
     "mlp.hook_pre_linear": Target("mlp.up_proj", "out"),
     "mlp.hook_post": Target("mlp.down_proj", "in"),
     "mlp.out.hook_out": Target("mlp.down_proj", "out"),
+    "attn.hook_q": Target("self_attn.q_proj", "out"),
+    "attn.hook_k": Target("self_attn.k_proj", "out"),
+    "attn.hook_v": Target("self_attn.v_proj", "out"),
     "attn.hook_z": Target("self_attn.o_proj", "in"),
     "attn.o.hook_out": Target("self_attn.o_proj", "out"),
 }
@@ -71,6 +74,9 @@ GOLDEN = {
     "olmo2": STANDARD | POST_NORM,
     "phi3": {
         **STANDARD,
+        "attn.hook_q": Target("self_attn.qkv_proj", "out", (0, 32)),
+        "attn.hook_k": Target("self_attn.qkv_proj", "out", (32, 48)),
+        "attn.hook_v": Target("self_attn.qkv_proj", "out", (48, 64)),
         "mlp.hook_pre": Target("mlp.gate_up_proj", "out", (0, 48)),
         "mlp.hook_pre_linear": Target("mlp.gate_up_proj", "out", (48, 96)),
     },
@@ -83,6 +89,10 @@ GOLDEN = {
         "mlp.hook_pre": Target("mlp.dense_h_to_4h", "out"),
         "mlp.hook_post": Target("mlp.dense_4h_to_h", "in"),
         "mlp.out.hook_out": Target("mlp.dense_4h_to_h", "out"),
+        # of each of four heads
+        "attn.hook_q": Target("attention.query_key_value", "out", (0, 8), groups=4),
+        "attn.hook_k": Target("attention.query_key_value", "out", (8, 16), groups=4),
+        "attn.hook_v": Target("attention.query_key_value", "out", (16, 24), groups=4),
         "attn.hook_z": Target("attention.dense", "in"),
         "attn.o.hook_out": Target("attention.dense", "out"),
     },
@@ -97,6 +107,35 @@ def test_the_resolved_map_is_as_it_was(name):
     assert anatomy.n_neurons == (0 if name == "mixtral" else 48)
     assert anatomy.gated is (name in families.GATED)
     assert anatomy.blocks_path == ("gpt_neox.layers" if name == "neox" else "model.layers")
+
+
+@EVERY
+def test_queries_keys_and_values_are_what_attention_gets(name):
+    """They are what the projection returns, split as its matrix is, and an edit of one head moves the
+    outputs of the heads that use it.
+    """
+    own, width = model(name), model(name).anatomy.head_width
+    hooks = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
+    values = read(own)
+    for hook, matrix in zip(hooks, ("attn.q", "attn.k", "attn.v"), strict=True):
+        place = own.anatomy.place(Weight(1, matrix))
+        module = own.module.get_submodule(place.path)
+        seen = []
+        handle = module.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out))
+        read(own)
+        handle.remove()
+        rows = place.rows_of(seen[0][BATCH.mask].T.contiguous()).T
+        torch.testing.assert_close(values[hook], rows, rtol=0, atol=0)
+        # norms of queries and keys over the whole width would let one head move others
+        site = Site(1, hook)
+        edit = Replace(site, torch.zeros(width), torch.arange(width))
+        moved = (read(own, edits=[edit])["attn.hook_z"] - values["attn.hook_z"]).abs()
+        by_head = moved.unflatten(-1, (-1, width)).amax((0, 2))
+        shared = 1 if hook == "attn.hook_q" else rows.shape[-1] // width
+        count = 1 if hook == "attn.hook_q" else own.anatomy.n_heads // shared
+        if name != "olmo2" or hook == "attn.hook_v":
+            assert (by_head[:count] > 0).all()
+            assert not by_head[count:].any()
 
 
 def test_experts_have_no_neurons_and_say_so():
