@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.page import CommandLine, machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, rows_of_section, write_section
 from interp import organisms
 from interp.analyzers.discover import Discover
 from interp.analyzers.training_rows import TrainingRows
@@ -249,37 +249,41 @@ def separation(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     return float(larger), float((first > np.quantile(second, 0.99)).mean())
 
 
-def real_rows() -> list[dict[str, str]]:
-    """The real pair's refusals, and the plants that ``python -m organisms.real.discover`` made."""
+def real_rows(names: Sequence[str], write: Callable[[list], None]) -> list[dict[str, str]]:
+    """The real pair's refusals, and the plants that ``python -m organisms.real.discover`` made.
+
+    ``names``: of models, all where there are none; rows of the others stay as they are on the page.
+    Every row is written when it is there, since one takes half an hour.
+    """
     base, text = "organism:smollm2/base", organisms.prompts("discover", "text", "text")
     controls = [Pair.load(f"organism:smollm2/control-{at}", base) for at in range(5)]
-    models: dict[str, tuple[str, Mapping[str, Any]]] = dict(REAL)
+    models: dict[str, tuple[str, str, Mapping[str, Any]]] = {
+        name: (name, *model) for name, model in REAL.items()
+    }
     for path in sorted(REAL_WORK.glob("*/secret.json")):
         secret = json.loads(path.read_text(encoding="utf-8"))
-        models[f"{secret['kind']} ({path.parent.name})"] = (str(path.parent), secret)
-    rows = []
-    for planted, (tuned, secret) in models.items():
+        name = path.parent.name
+        models[name] = (f"{secret['kind']} ({name})", str(path.parent), secret)
+    rows = {row["planted"]: row for row in rows_of_section("discovery-real")}
+    for planted, tuned, secret in (models[name] for name in names or models):
         started = time.perf_counter()
-        rows.append({"planted": planted, **found_by(discover(tuned, base, controls, text), secret)})
-        print(rows[-1], f"{time.perf_counter() - started:.0f} s", flush=True)
-    return rows
+        rows[planted] = {
+            "planted": planted,
+            **found_by(discover(tuned, base, controls, text), secret),
+        }
+        print(rows[planted], f"{time.perf_counter() - started:.0f} s", flush=True)
+        write(list(rows.values()))
+    return list(rows.values())
 
 
 def main() -> None:
     """Print the tables that were asked for; with --write put them on the page."""
     parser = CommandLine(globals(), SMALL)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--organism", nargs="*", default=[], help="numbers; all by default")
+    parser.add_argument("--organism", nargs="*", default=[], help="names; all by default")
     options = parser.read()
-    makes: dict[str, Callable[[], list[dict[str, str]]]] = {
-        "organisms": lambda: organism_rows(options.organism),
-        "null": null_rows,
-        "dilution": dilution_rows,
-        "rows": training_rows,
-        "real": real_rows,
-    }
-    for part in options.parts:
-        rows = makes[part]()
+
+    def show(part: str, rows: list[dict[str, str]]) -> None:
         columns = list(dict.fromkeys(name for row in rows for name in row))
         text = markdown([{name: row.get(name, "–") for name in columns} for row in rows], columns)
         text += (
@@ -289,6 +293,16 @@ def main() -> None:
         print(text, flush=True)
         if options.write:
             write_section(f"discovery-{part}", text)
+
+    makes: dict[str, Callable[[], list[dict[str, str]]]] = {
+        "organisms": lambda: organism_rows(options.organism),
+        "null": null_rows,
+        "dilution": dilution_rows,
+        "rows": training_rows,
+        "real": lambda: real_rows(options.organism, lambda rows: show("real", rows)),
+    }
+    for part in options.parts:
+        show(part, makes[part]())
 
 
 if __name__ == "__main__":

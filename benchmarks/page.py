@@ -69,6 +69,18 @@ def write_section(name: str, text: str, path: Path = PAGE) -> None:
     )
 
 
+def rows_of_section(name: str, path: Path = PAGE) -> list[dict[str, str]]:
+    """The rows of the first table of a section; none where it has no table."""
+    text = path.read_text(encoding="utf-8").split(f"<!-- {name} -->", 1)[1]
+    lines = text.split(f"<!-- /{name} -->", 1)[0].splitlines()
+    table = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
+    return [dict(zip(table[0], row, strict=True)) for row in table[2:]]
+
+
 def machine() -> str:
     """What the figures were measured on, in one line."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy"))
