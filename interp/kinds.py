@@ -321,6 +321,15 @@ KINDS: dict[str, Kind] = {
         section="Weight patching by module",
         order=38,
     ),
+    "patch-heads": Kind(
+        analyzer="interp.analyzers.patch_heads:PatchHeads",
+        replayable=True,
+        help="which attention heads, put into the other model, carry a change",
+        figure="interp.figures.patch_heads:patch_heads_figure",
+        heading="Heads patched between the models",
+        section="Heads patched between the models",
+        order=47,
+    ),
     "wrapped-pruning": Kind(
         analyzer="interp.analyzers.wrapped_pruning:WrappedPruning",
         replayable=True,

@@ -27,6 +27,7 @@ _HOMES = {
     "IntruderScaling": "intruder_scaling",
     "Intruders": "intruders",
     "LocateNeurons": "locate_neurons",
+    "PatchHeads": "patch_heads",
     "PatchWeights": "patch_weights",
     "Redundancy": "redundancy",
     "RefusalDirection": "refusal_direction",

@@ -35,6 +35,7 @@ _LISTED = (
     "patch-weights",
     "cross-patch",
     "circuit",
+    "patch-heads",
     "wrapped",
     "control",
     "agree",

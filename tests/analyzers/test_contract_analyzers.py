@@ -31,6 +31,7 @@ from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.graft import Graft
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.monitor import Monitor
+from interp.analyzers.patch_heads import PatchHeads
 from interp.analyzers.patch_weights import PatchWeights
 from interp.analyzers.perplexity_differencing import PerplexityDifferencing
 from interp.analyzers.redundancy import Redundancy
@@ -191,6 +192,10 @@ def patch_weights(study, _, unit):
     return PatchWeights(selection=other(study).contrast, exact=4, null_modules=1, draws=2)
 
 
+def patch_heads(study, _, unit):
+    return PatchHeads(selection=other(study).contrast, exact=4, draws=2)
+
+
 def stitch(study, _, unit):
     turned = other(study)
     # fine-tuned models are stitched in one base, so the other is of the same family
@@ -274,6 +279,7 @@ OF_PAIRS = (
     concept_shift,
     graft,
     cross_patch,
+    patch_heads,
     patch_weights,
     stitch,
     discover,
