@@ -118,10 +118,13 @@ class PatchHeadsOptions(TemplateFlags):
         else:
             parts = split_task_file(read_limited(path, "locate", None), self.seed)
             most = self.max_prompts
-            halves = tuple(
-                part if most is None else part.keep(part.prompts.spread_rows(most))
-                for part in parts
-            )
+            halves = parts
+            if most is not None:
+                one, other = parts
+                halves = (
+                    one.keep(one.prompts.spread_rows(most)),
+                    other.keep(other.prompts.spread_rows(most)),
+                )
         first, second = (Contrast(half.prompts, NO_PROMPTS) for half in halves)
         first.require_disjoint(second)
         for half in halves:
@@ -140,7 +143,7 @@ def command(
             metavar="NAME",
             help=(
                 "z: head outputs, through the receiver's output projection; z+o: through the"
-                " donor's."
+                " donor's; q, k, v or qkv: what attention is computed from."
             ),
         ),
     ] = "z",

@@ -3,7 +3,9 @@ activation patching, CMAP; Prakash et al. 2024, arXiv 2402.14811).
 
 ``z`` puts the donor's head outputs, read in a pass of its own, in place of the receiver's: the
 receiver's output projection applies. ``z+o`` puts what the heads write to the stream, the donor's
-output projection applied. Everything else is computed anew. Modules run with their adapters.
+output projection applied. ``q``, ``k`` and ``v`` put queries, keys or values as they are projected,
+``qkv`` all three; heads that share keys and values get them together. Everything else is computed
+anew. Modules run with their biases and adapters.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engines import Edit
+from interp.experiments.path_patching import key_value_heads
 from interp.experiments.scored_prompts import ScoredBatch, ScoredPrompts
 from interp.interventions.edits import Ablate, Add, Replace, StartFromStream
 from interp.maths.host import to_host
@@ -32,8 +35,9 @@ Head = tuple[int, int]
 Role = Literal["base", "tuned"]
 Donor = Literal["base", "tuned", "control", "without-control"]
 ROLES: tuple[Role, Role] = ("base", "tuned")
-WHATS = ("z", "z+o")
-Values = Callable[[str, int, Tensor], Tensor]
+WHATS = ("z", "z+o", "q", "k", "v", "qkv")
+_HOOKS = {"z": "attn.hook_z", "q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v"}
+Donate = Callable[[Donor, Site, Int[Tensor, " K"]], Float[Tensor, "B T K"]]
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,14 @@ def head_patch_scores(
     """
     models = {role: study.pair[role] for role in ROLES}
     layers = sorted({layer for patch in patches for layer, _ in patch.heads})
+    letters = sorted({letter for patch in patches for letter in letters_of(patch.what)})
     readers: dict[str, Model] = {**models, **({} if control is None else {"control": control})}
     write = _write_weights(readers, patches)
-    streams = [Site(layer, "hook_resid_pre") for layer in layers if layer]
-    reads = [*(HEAD.site(layer) for layer in layers), *streams]
+    sites = [Site(layer, _HOOKS[letter]) for layer in layers for letter in letters]
+    reads = [*sites, *(Site(layer, "hook_resid_pre") for layer in layers if layer)]
     count = len(prompts.encoded)
     ends, patched = np.full((2, 2, count), np.nan), np.full((len(patches), 2, count), np.nan)
-    per_token = _bytes_per_token(models["tuned"], len(layers), len(readers))
+    per_token = _bytes_per_token(models["tuned"], len(sites) + len(layers), len(readers))
     for rows in study.batches(prompts.encoded, models["tuned"], per_token):
         scored = prompts.batch(rows, models["tuned"].device)
         values = {}
@@ -87,12 +92,12 @@ def head_patch_scores(
             values[role] = run.values
             if role != "control":
                 ends[ROLES.index(role), :, rows] = _scores(scored, run.require_logits()).T
-        donated = _donated(values, write)
+        donate, contribute = _donors(values, write)
         for number in study.progress(range(len(patches)), title):
             patch = patches[number]
             first = Site(min(layer for layer, _ in patch.heads), "hook_resid_pre")
             start = [StartFromStream(first, values[patch.receiver][first])] if first.layer else []
-            edits = [*start, *_edits(models["tuned"], patch, donated, scored.cells)]
+            edits = [*start, *_edits(models["tuned"], patch, donate, contribute, scored.cells)]
             run = study.engine.run(
                 models[patch.receiver], scored.batch, edits=edits, keep=scored.keep
             )
@@ -106,9 +111,24 @@ def _scores(scored: ScoredBatch, logits: Tensor) -> Float[np.ndarray, "2 B"]:
     return np.stack([value, right])
 
 
-def _bytes_per_token(model: Model, layers: int, models: int) -> int:
-    channels = HEAD.n_channels(model.anatomy) + model.anatomy.width
-    return models * layers * channels * model.dtype.itemsize
+def letters_of(what: str) -> tuple[str, ...]:
+    """The parts of a head that a patch replaces: ``z``, or some of ``q``, ``k`` and ``v``."""
+    return ("z",) if what.startswith("z") else tuple(what)
+
+
+def head_channels(
+    model: Model, letter: str, heads: Sequence[Head]
+) -> dict[Site, Int[Tensor, " K"]]:
+    """The channels of heads at the site of a part; of keys and values those that a head shares."""
+    shared = 1 if letter in "zq" else model.anatomy.n_heads // key_value_heads(model)
+    own = sorted({(layer, head // shared) for layer, head in heads})
+    channels = HEAD.channels(model.anatomy, own, model.device)
+    return {Site(layer, _HOOKS[letter]): index for layer, index in channels.items()}
+
+
+def _bytes_per_token(model: Model, sites: int, models: int) -> int:
+    width = max(HEAD.n_channels(model.anatomy), model.anatomy.width)
+    return models * sites * width * model.dtype.itemsize
 
 
 def _write_weights(
@@ -122,49 +142,52 @@ def _write_weights(
     }
 
 
-def _donated(
+def _donors(
     values: Mapping[str, Mapping[Site, Tensor]], write: Mapping[str, Mapping[int, Tensor]]
-) -> dict[str, Callable[[Donor, int, Tensor], Tensor]]:
-    """By what is put: a donor's values of some channels of a block."""
+) -> tuple[Donate, Donate]:
+    """A donor's values of some channels of a site, and what these write to the stream."""
 
-    def outputs(role: str, layer: int, index: Int[Tensor, " K"]) -> Float[Tensor, "B T K"]:
-        return values[role][HEAD.site(layer)][..., index]
+    def outputs(role: str, site: Site, index: Int[Tensor, " K"]) -> Float[Tensor, "B T K"]:
+        return values[role][site][..., index]
 
-    def contributions(role: str, layer: int, index: Int[Tensor, " K"]) -> Float[Tensor, "B T D"]:
-        columns = write[role][layer][:, index]
-        return outputs(role, layer, index).to(columns) @ columns.T
+    def contributions(role: str, site: Site, index: Int[Tensor, " K"]) -> Float[Tensor, "B T D"]:
+        columns = write[role][site.layer][:, index]
+        return outputs(role, site, index).to(columns) @ columns.T
 
-    def of_donor(read: Values) -> Callable[[Donor, int, Tensor], Tensor]:
-        def donate(donor: Donor, layer: int, index: Tensor) -> Tensor:
+    def of_donor(read: Callable[[str, Site, Tensor], Tensor]) -> Donate:
+        def donate(donor: Donor, site: Site, index: Int[Tensor, " K"]) -> Tensor:
             if donor != "without-control":
-                return read(donor, layer, index)
-            own = read("tuned", layer, index)
-            return own + read("base", layer, index) - read("control", layer, index)
+                return read(donor, site, index)
+            own = read("tuned", site, index)
+            return own + read("base", site, index) - read("control", site, index)
 
         return donate
 
-    return {"z": of_donor(outputs), "z+o": of_donor(contributions)}
+    return of_donor(outputs), of_donor(contributions)
 
 
 def _edits(
     model: Model,
     patch: HeadPatch,
-    donated: Mapping[str, Callable[[Donor, int, Tensor], Tensor]],
+    donate: Donate,
+    contribute: Donate,
     cells: Bool[Tensor, "B T"] | None,
 ) -> list[Edit]:
     edits: list[Edit] = []
-    for layer, index in HEAD.channels(model.anatomy, patch.heads, model.device).items():
-        site, values = HEAD.site(layer), donated[patch.what](patch.donor, layer, index)
-        if patch.what == "z":
-            edits.append(Replace(site, values, index, cells))
-            continue
+    if patch.what != "z+o":
+        for letter in letters_of(patch.what):
+            for site, index in head_channels(model, letter, patch.heads).items():
+                edits.append(Replace(site, donate(patch.donor, site, index), index, cells))
+        return edits
+    for site, index in head_channels(model, "z", patch.heads).items():
+        written = contribute(patch.donor, site, index)
         if cells is None:
             edits.append(Ablate(site, index))
         else:
-            nothing = torch.zeros(len(index), dtype=values.dtype, device=values.device)
+            nothing = torch.zeros(len(index), dtype=written.dtype, device=written.device)
             edits.append(Replace(site, nothing, index, cells))
-            values = values.masked_fill(~cells[..., None], 0.0)
-        edits.append(Add(HEAD.contribution(layer), values))
+            written = written.masked_fill(~cells[..., None], 0.0)
+        edits.append(Add(HEAD.contribution(site.layer), written))
     return edits
 
 
@@ -175,15 +198,14 @@ def first_order(
     model: what patching it changes the mean metric by, to first order (attribution patching).
     """
     models = [study.pair[role] for role in ROLES]
-    anatomy = models[1].anatomy
-    layers = range(anatomy.n_layers)
-    sites = [HEAD.site(layer) for layer in layers]
-    slopes_at = sites if what == "z" else [HEAD.contribution(layer) for layer in layers]
+    anatomy, layers = models[1].anatomy, range(models[1].anatomy.n_layers)
+    sites = [Site(layer, _HOOKS[letter]) for layer in layers for letter in letters_of(what)]
+    slopes_at = sites if what != "z+o" else [HEAD.contribution(layer) for layer in layers]
     write = None
     if what == "z+o":
-        write = [[HEAD.write_weights(model, layer) for layer in layers] for model in models]
+        write = [[widen(HEAD.write_weights(model, at)) for at in layers] for model in models]
     totals = torch.zeros(2, anatomy.n_layers, anatomy.n_heads, dtype=torch.float64)
-    per_token = 4 * _bytes_per_token(models[1], anatomy.n_layers, 2)
+    per_token = 4 * _bytes_per_token(models[1], len(sites), 2)
     groups = study.batches(prompts.encoded, models[1], per_token)
     for rows in study.progress(groups, "gradients"):
         scored = prompts.batch(rows, models[1].device)
@@ -198,19 +220,22 @@ def first_order(
             )
             for model in models
         ]
-        real = scored.batch.real if scored.cells is None else scored.cells
-        for at in range(2):
-            for layer in layers:
-                slope = widen(runs[at].gradients[slopes_at[layer]])
-                base, tuned = (widen(run.values[sites[layer]]) for run in runs)
+        real = (scored.batch.real if scored.cells is None else scored.cells)[..., None]
+        for at, site in enumerate(sites):
+            base, tuned = (widen(run.values[site]) for run in runs)
+            for model in range(2):
+                slope = widen(runs[model].gradients[slopes_at[at]])
                 terms = (
                     slope * (tuned - base)
                     if write is None
-                    else (slope @ widen(write[1][layer])) * tuned
-                    - (slope @ widen(write[0][layer])) * base
+                    else (slope @ write[1][site.layer]) * tuned
+                    - (slope @ write[0][site.layer]) * base
                 )
-                terms = torch.where(real[..., None], terms, 0.0).double().sum((0, 1))
-                totals[at, layer] += HEAD.gather(anatomy, terms).to(totals.device)
+                by_channel = torch.where(real, terms, 0.0).double().sum((0, 1))
+                by_head = HEAD.gather(anatomy, by_channel)
+                # of shared keys and values every head has the whole
+                shared = anatomy.n_heads // len(by_head)
+                totals[model, site.layer] += by_head.repeat_interleave(shared).to(totals.device)
     return to_host(totals / len(prompts.encoded))
 
 

@@ -5,7 +5,7 @@ of a task file.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 from interp.capture import make_batch
 from interp.engines import Batch
 from interp.maths.precision import widen
-from interp.prompts.task_file import TokenRow, TokenText
-from interp.prompts.tokens import CONTENT, DECISION, Encoded
+from interp.prompts import Encoded, TokenRow, TokenText, padded_columns
+from interp.prompts.tokens import CONTENT, DECISION
 from interp.study import Study
 
 Score = Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]]
@@ -81,8 +81,11 @@ class TaskPrompts:
         cells = None
         if self.position is not None:
             cells = torch.zeros_like(batch.mask)
-            columns = columns_in(batch, texts, self.position)
+            width = batch.ids.shape[1]
+            columns = torch.tensor(padded_columns(texts, self.position, width), device=device)
             cells[torch.arange(len(rows), device=device), columns] = True
+            # a patched word may lie in what is the same in all rows otherwise
+            batch = replace(batch, prefix_length=0)
         answers = torch.tensor([self.answer(row) for row in rows], device=device)
         return ScoredBatch(
             batch, 1, cells, lambda logits: probability(logits, answers), _right(answers)
@@ -102,13 +105,6 @@ def encoded_text(text: TokenText) -> Encoded:
     """A text of a task file as an encoded prompt."""
     roles = (*[CONTENT] * (len(text.ids) - 1), DECISION)
     return Encoded(text.ids, roles)
-
-
-def columns_in(batch: Batch, texts: Sequence[TokenText], position: str) -> Int[Tensor, " B"]:
-    """The column of a named word of every text in a batch that is padded on the left."""
-    width = batch.ids.shape[1]
-    columns = [width - len(text.ids) + text.columns[position] for text in texts]
-    return torch.tensor(columns, device=batch.ids.device)
 
 
 def probability(

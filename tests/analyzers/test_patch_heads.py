@@ -248,6 +248,45 @@ def test_heads_give_the_donor_where_only_what_makes_them_was_tuned(task):
         np.testing.assert_allclose(patched[0], scores.ends[1, 0], rtol=1e-9)
 
 
+@pytest.mark.parametrize("family", FIVE)
+def test_queries_keys_and_values_together_are_the_outputs(family, task):
+    """Whole groups of shared keys and values; each of the three alone does something else."""
+    base = build(family)
+    study = study_of(tiny.perturbed(base, 0.05), base, task)
+    heads = ((0, 0), (0, 1), (0, 2), (0, 3), (2, 2), (2, 3))
+    patches = [HeadPatch("base", "tuned", heads, what) for what in ("z", "qkv", "q", "k", "v")]
+    scores = head_patch_scores(study, task_prompts(task, study), patches, "parts").patched[:, 0]
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-4)
+    for alone in scores[2:]:
+        assert np.abs(alone - scores[0]).max() > 1e-5
+    same = study_of(copy.deepcopy(base), base, task)
+    scores = head_patch_scores(same, task_prompts(task, same), patches, "parts")
+    np.testing.assert_array_equal(scores.patched[1:], scores.ends[:1].repeat(4, 0))
+
+
+def test_a_word_in_a_beginning_that_all_rows_share_is_patched_in_its_row(tmp_path):
+    """What all rows begin with is read once as a rule, where no edit differs by row."""
+    rows = [
+        {"prompt": f"open the door . {end}", "answer": "door", "positions": {"word": word}}
+        for end in ("lock gates", "paint fences", "close a window")
+        for word in (0, 5, 9)
+    ]
+    (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    shared = read_task_file(tmp_path / "task.jsonl")
+    base = tiny.exact(build("llama"))
+    tuned = tiny.exact(tiny.perturbed(build("llama"), 0.05))
+    study = study_of(tuned, base, shared)
+    prompts = task_prompts(shared, study, "word")
+    patch = HeadPatch("base", "tuned", HEADS)
+    scores = head_patch_scores(study, prompts, [patch], "words")
+    for row, own in enumerate(prompts.rows):
+        column = own.prompt.columns["word"]
+        value, _ = patched_by_hand(
+            base, tuned, "llama", own.prompt.ids, HEADS, column, own.answer, "z"
+        )
+        assert scores.patched[0, 0, row] == pytest.approx(value, rel=1e-9)
+
+
 @pytest.mark.parametrize("position", [None, "word"])
 def test_batches_and_padding_do_not_matter(task, position):
     base = tiny.exact(build("llama"))
@@ -264,8 +303,9 @@ def test_batches_and_padding_do_not_matter(task, position):
         np.testing.assert_allclose(slopes, found[0][1], rtol=1e-8, atol=1e-14)
 
 
-@pytest.mark.parametrize("what", ["z", "z+o"])
-@pytest.mark.parametrize("position", [None, "word"])
+@pytest.mark.parametrize(
+    ("what", "position"), [("z", None), ("z", "word"), ("z+o", "word"), ("q", None), ("v", "word")]
+)
 def test_first_order_is_the_derivative(task, what, position):
     """For a small change, what patching one head changes the metric by."""
     base = tiny.exact(build("llama"))
@@ -427,8 +467,8 @@ def test_what_does_not_fit_is_refused(task):
         PatchHeads(task=task, position="label").require(study)
     with pytest.raises(OptionError, match="a word of a task file"):
         PatchHeads(position="word").require(study_of(tiny.perturbed(base), base))
-    with pytest.raises(OptionError, match="what of PatchHeads is 'k'; use z"):
-        PatchHeads(what="k")
+    with pytest.raises(OptionError, match="what of PatchHeads is 'x'; use z"):
+        PatchHeads(what="x")
     stranger = Pair.from_modules(tiny.llama(3), tiny.llama(4), tiny.tokenizer())
     with pytest.raises(PairError, match="another base"):
         PatchHeads((stranger,), task=task).require(study)
@@ -494,7 +534,7 @@ def test_the_command_ranks_on_one_half_and_measures_on_the_other(run, saved, sou
         (("--base", "base"), "give either --positive FILE or --task FILE"),
         (("--positive", "prompts.txt"), "patching heads needs a base model"),
         (("--base", "base", "--positive", "prompts.txt", "--position", "word"), "a task file"),
-        (("--base", "base", "--positive", "prompts.txt", "--what", "k"), "use z or z+o"),
+        (("--base", "base", "--positive", "prompts.txt", "--what", "x"), "use z, z+o, q"),
         (("--base", "base", "--positive", "prompts.txt", "--remote"), "--remote"),
         (("--base", "base", "--task", "task.jsonl", "--behaviour", "refusal"), "give one of them"),
         (("--base", "base", "--task", "task.jsonl", "--position", "label"), "no position 'label'"),

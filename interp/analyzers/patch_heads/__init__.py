@@ -38,7 +38,9 @@ from interp.experiments.head_patches import (
     Head,
     HeadPatch,
     first_order,
+    head_channels,
     head_patch_scores,
+    letters_of,
     random_groups,
 )
 from interp.experiments.same_base import require_same_base
@@ -46,8 +48,7 @@ from interp.experiments.scored_prompts import MetricPrompts, ScoredPrompts, Task
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import tuned_names
 from interp.models.units import HEAD
-from interp.prompts import Contrast, OneClass
-from interp.prompts.task_file import TaskFile
+from interp.prompts import Contrast, OneClass, TaskFile
 from interp.study import Study
 
 ALL = "all heads"
@@ -95,7 +96,8 @@ class PatchHeads(Analyzer):
     task: TaskFile | None = option(None, "The study's prompts as rows of a task file.")
     what: str = option(
         "z",
-        "z: head outputs, the receiver's output projection applied; z+o: with the donor's.",
+        "z: head outputs, through the receiver's output projection; z+o: through the donor's; q, k, v"
+        " or qkv: what attention is computed from.",
         choices=WHATS,
     )
     position: str = option(
@@ -110,6 +112,8 @@ class PatchHeads(Analyzer):
         """Raise OptionError or PromptError for a study that cannot be patched so."""
         super().require(study)
         HEAD.require(study.pair.tuned.anatomy)
+        for site in head_channels(study.pair.tuned, letters_of(self.what)[0], [(0, 0)]):
+            study.pair.tuned.anatomy.target(site)
         require_same_base(study, self.controls)
         if self.task is None:
             study.require_metric(self.name)
@@ -210,7 +214,8 @@ class PatchHeads(Analyzer):
         self, order: Sequence[Head], groups: Sequence[Named], n_layers: int, n_heads: int
     ) -> list[Named]:
         everything = tuple((layer, head) for layer in range(n_layers) for head in range(n_heads))
-        patches = [Named(ALL, "all", everything, what) for what in WHATS]
+        whats = ["z", "z+o", *([] if self.what.startswith("z") else [self.what])]
+        patches = [Named(ALL, "all", everything, what) for what in whats]
         patches += [
             Named(
                 f"layer {layer}",
@@ -237,7 +242,7 @@ class PatchHeads(Analyzer):
         """Whether answers written under the patches of all heads and of groups show the behaviour."""
         source = PatchSource.from_study(study, HEAD)
         for patch, scores in zip(patches, patched, strict=True):
-            if patch.kind not in ("all", "group"):
+            if patch.kind not in ("all", "group") or not patch.what.startswith("z"):
                 continue
             weights = "receiver" if patch.what == "z" else "donor"
             for at, side in enumerate(SIDES):

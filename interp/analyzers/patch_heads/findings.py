@@ -33,6 +33,14 @@ KINDS = {
     "layers": "random groups with as many heads in each layer",
     "heads": "random groups of as many heads in all layers",
 }
+WHAT = {
+    "z": "outputs (z)",
+    "z+o": "contributions (z and output projection)",
+    "q": "queries",
+    "k": "keys",
+    "v": "values",
+    "qkv": "queries, keys and values",
+}
 MIN_DRAWS = 19
 
 
@@ -97,8 +105,7 @@ def _level(patch: Named, column: str) -> Estimate:
 
 
 def _name(patch: Named) -> str:
-    what = "outputs (z)" if patch.what == "z" else "contributions (z and output projection)"
-    return f"the {what} of {escape_braces(patch.name)}"
+    return f"the {WHAT[patch.what]} of {escape_braces(patch.name)}"
 
 
 def _said(patch: Named, side: str, number: str) -> str:

@@ -28,7 +28,9 @@ class PatchRow:
     """Some heads, put into the base and taken out of the fine-tuned model."""
 
     patch: str = key("all, a layer, a head as LAYER.HEAD, or the name of a group")
-    what: str = key("z: head outputs; z+o: what they write through their own output projection")
+    what: str = key(
+        "z: head outputs; z+o: what they write; q, k, v, qkv: what they are computed from"
+    )
     kind: str = key("all, layer, head or group")
     layer: int = key("block, from 0; -1 for all and for groups")
     head: int = key("head in its block, from 0; -1 for several")
@@ -183,7 +185,7 @@ def _patch_record(
     patched: Float[np.ndarray, "2 2 P"] | None,
 ) -> dict:
     layers, single = {layer for layer, _ in patch.heads}, len(patch.heads) == 1
-    slopes = sum(effects.first_order[:, layer, head] for layer, head in patch.heads)
+    slopes = effects.first_order[:, *np.array(patch.heads).T].sum(-1)
     record: dict = {
         "patch": patch.name,
         "what": patch.what,
