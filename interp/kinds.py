@@ -330,6 +330,15 @@ KINDS: dict[str, Kind] = {
         section="Heads patched between the models",
         order=47,
     ),
+    "component-masking": Kind(
+        analyzer="interp.analyzers.component_masking:ComponentMasking",
+        replayable=True,
+        help="which heads at a position carry a kind of information, by masks that are learned",
+        figure="interp.figures.component_masking:component_masking_figure",
+        heading="Heads that masks select",
+        section="Component masking",
+        order=48,
+    ),
     "wrapped-pruning": Kind(
         analyzer="interp.analyzers.wrapped_pruning:WrappedPruning",
         replayable=True,

@@ -11,6 +11,7 @@ _HOMES = {
     "Checkpoints": "intruder_forgetting",
     "Coalitions": "coalitions",
     "Compare": "compare",
+    "ComponentMasking": "component_masking",
     "ConceptShift": "concept_shift",
     "ControlLocations": "control_locations",
     "CrossPatch": "cross_patch",

@@ -36,6 +36,7 @@ _LISTED = (
     "cross-patch",
     "circuit",
     "patch-heads",
+    "component-masking",
     "wrapped",
     "control",
     "agree",

@@ -148,6 +148,32 @@ class Blend:
 
 
 @dataclass(frozen=True)
+class BlendUnits:
+    """Interpolate units of a site between its own values and others where ``mask`` is true:
+    ``share * value + (1 - share) * other``, with a share for each unit.
+
+    At share 1 the value is its own and at share 0 the other, bit for bit. All units of the site have
+    a share; rows of ``other`` are of the batch, or one for all positions of a row.
+    """
+
+    site: Site
+    other: Float[Tensor, "B _ W"]
+    share: Float[Tensor, " W"]
+    mask: Bool[Tensor, "B T"]
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The interpolated value."""
+        share = self.share.to(value)
+        blend = share * value + (1 - share) * self.other.to(value)
+        return torch.where(self.mask.to(value.device)[..., None], blend, value)
+
+    def select_cells(self, cells: Cells) -> BlendUnits:
+        """The edit on a part of the batch's cells; see ``interp.engines.shared_prefix``."""
+        other = self.other.expand(*self.mask.shape, -1)
+        return replace(self, other=cells(other), mask=cells(self.mask))
+
+
+@dataclass(frozen=True)
 class Project(_SameOnAllCells):
     """Remove a share of a site's component along a unit vector r: ``x - share * (x . r) r``."""
 

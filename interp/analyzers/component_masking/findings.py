@@ -1,0 +1,116 @@
+"""Claims: the heads that a mask selects carry what the source differs in, beyond random heads and
+permuted targets; the base's heads do so in the fine-tuned model, and more than in the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from interp.analyzers.component_masking.tables import ROLES
+from interp.claims import Claim, Draws, Estimate, escape_braces, mean
+from interp.claims.control_fine_tunes import beyond_new_control
+
+TITLES = {"base": "base", "tuned": "fine-tuned model"}
+MIN_DRAWS = 19
+
+
+def claims_of(
+    source: str, position: str, counts: Mapping[str, int], draws: Mapping[str, int], controls: int
+) -> list[Claim]:
+    """All claims. ``counts``: heads that the mask of each model selected; ``draws``: random sets of
+    as many.
+    """
+    what = f"the source {escape_braces(source)!r} at {escape_braces(position)!r}"
+    claims = []
+    for role in ROLES:
+        if counts[role]:
+            claims.append(_beyond_random(role, role, what, counts[role], draws[role]))
+            claims.append(_beyond_permuted(role, counts[role]))
+    if counts["base"]:
+        claims.append(_beyond_random("base", "tuned", what, counts["base"], draws["base"]))
+        claims.append(_more())
+        if controls:
+            claims.append(
+                beyond_new_control(
+                    "more-beyond-new-control",
+                    _difference(),
+                    "difference",
+                    controls,
+                    "what the base's heads give in the fine-tuned model more than in the base",
+                    "+.3f",
+                )
+            )
+    return claims
+
+
+def _score(found: str, model: str, column: str = "selected") -> Estimate:
+    return mean(column, table="answers", where={"found": found, "model": model})
+
+
+def _beyond_random(found: str, model: str, what: str, count: int, draws: int) -> Claim:
+    where = {"found": found, "model": model}
+    name = f"{found}-heads-beyond-random" if found == model else "transfer-beyond-random"
+    heads = f"{count} head{'s' if count > 1 else ''}"
+    missing = "" if draws else "there is no other set of as many heads, or none was drawn (--draws)"
+    return Claim(
+        name=name,
+        estimate=mean("selected", table="answers", where=where, minus={"column": "unpatched"}),
+        at_least=0.0,
+        null=Draws("random", "gain", where, min_draws=MIN_DRAWS) if draws else None,
+        control="as many random heads" if draws else "",
+        missing=missing,
+        text=(
+            f"Patched in the {TITLES[model]} from {what}, the {heads} of the {TITLES[found]}'s mask"
+            " give the target on {score:.1%} of held-out rows; unpatched {unpatched:.1%}, all heads"
+            " {all:.1%}: {value:+.3f} [{low:+.3f}, {high:+.3f}]"
+            + (
+                f"; {draws} random sets of as many {{control:+.3f}} on average, at most"
+                " {control_max:+.3f}."
+                if draws
+                else "."
+            )
+        ),
+        also={
+            "score": _score(found, model),
+            "unpatched": _score(found, model, "unpatched"),
+            "all": _score(found, model, "all"),
+        },
+    )
+
+
+def _beyond_permuted(role: str, count: int) -> Claim:
+    where = {"found": role, "model": role}
+    return Claim(
+        name=f"{role}-heads-beyond-permuted",
+        estimate=_score(role, role),
+        at_least=0.0,
+        null=Draws("permuted", "score", where),
+        control="the targets exchanged at random between rows",
+        text=(
+            f"With the {count} head{'s' if count > 1 else ''} of the {TITLES[role]}'s mask patched,"
+            " the target is given on {value:.1%} [{low:.1%}, {high:.1%}] of rows; targets of other"
+            " rows on {control:.1%} on average, at most {control_max:.1%}."
+        ),
+    )
+
+
+def _difference() -> Estimate:
+    return mean("tuned_gain", table="transfer", minus={"column": "base_gain"})
+
+
+def _more() -> Claim:
+    return Claim(
+        name="more-in-tuned",
+        estimate=_difference(),
+        at_least=0.0,
+        null=Draws("exchanged", "difference", alternative="two-sided"),
+        control="both models exchanged at random, cluster by cluster",
+        text=(
+            "The base's heads add {tuned:+.3f} to the share of rows that give the target in the"
+            " fine-tuned model and {base:+.3f} in the base: {value:+.3f} [{low:+.3f}, {high:+.3f}]."
+        ),
+        also={
+            "tuned": mean("tuned_gain", table="transfer"),
+            "base": mean("base_gain", table="transfer"),
+        },
+    )
