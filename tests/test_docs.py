@@ -304,6 +304,8 @@ def test_the_page_of_the_store_has_every_kind_and_every_figure_s():
             "agree",
             "checks",
             "compare",
+            "component-masking",
+            "patch-heads",
             "circuit",
             "cross-patch",
             "dictionaries",

@@ -12,7 +12,12 @@ from interp.cli.graft import split_task
 from interp.cli.prompt_options import CONTROL_HELP, controls_on_demand
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
-from interp.cli.task_options import parse_groups, read_limited, split_task_file
+from interp.cli.task_options import (
+    circuit_groups,
+    parse_groups,
+    read_limited,
+    split_task_file,
+)
 from interp.cli.template_options import TemplateFlags
 from interp.errors import OptionError, required
 
@@ -154,6 +159,15 @@ def command(
             help="A group of heads, such as 3.1,3.2; repeatable.  [default: the first by rank]",
         ),
     ] = None,
+    circuit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Instead: the groups of a stored circuit run at --position."
+        ),
+    ] = None,
+    circuit_of: Annotated[
+        str, typer.Option(metavar="ROLE", help="Of --circuit: the circuit of base or tuned.")
+    ] = "base",
     first: Annotated[
         int | None,
         typer.Option(
@@ -183,11 +197,26 @@ def command(
 
     Example: interp patch-heads ./tuned --base ./base --task boxes.jsonl --position label
     """
-    request = Request.of("patch-heads", {**locals()})
+    arguments = {**locals()}
     common.check()
-    groups = parse_groups(heads)
-    if groups and first is not None:
-        raise OptionError("--first is the size of the group by rank and --heads gives groups")
+    named = parse_groups(heads)
+    if (named or circuit) and first is not None:
+        raise OptionError(
+            "--first is the size of the group by rank; --heads and --circuit give groups"
+        )
+    if named and circuit:
+        raise OptionError("--heads and --circuit both give groups; give one of them")
+    if circuit_of not in ("base", "tuned"):
+        raise OptionError(f"--circuit-of {circuit_of!r} is not a circuit; use base or tuned")
+
+    groups = named
+    if circuit is not None:
+        from interp.store import Store
+
+        run = Store(common.store).get(circuit)
+        groups = circuit_groups(run, circuit_of, common.position)
+        arguments["circuit"] = run.require_provenance().key
+    request = Request.of("patch-heads", arguments)
 
     def compute(session: Session) -> list:
         from interp.analyzers.patch_heads import PatchHeads

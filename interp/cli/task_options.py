@@ -8,6 +8,7 @@ from interp.errors import OptionError
 
 if TYPE_CHECKING:
     from interp.prompts.task_file import TaskFile
+    from interp.table import Table
 
 
 def split_task_file(task: "TaskFile", seed: int) -> "tuple[TaskFile, TaskFile]":
@@ -54,3 +55,25 @@ def parse_groups(texts: Sequence[str] | None) -> tuple[tuple[tuple[int, int], ..
     if len({frozenset(group) for group in groups}) < len(groups):
         raise OptionError("--heads gives the same heads twice; give every group once")
     return groups
+
+
+def circuit_groups(
+    run: "Table", role: str, position: str
+) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """The groups of heads of one model's circuit in a stored run: those at a position, or all of
+    them for ``all``; OptionError for another kind of run, and where there is no such group.
+    """
+    if run.kind != "circuit":
+        raise OptionError(
+            f"--circuit is a run of kind {run.kind!r}; give the key of a run of interp circuit"
+        )
+    found: dict[str, list[tuple[int, int]]] = {}
+    for row in run.rows():
+        if row[f"in_{role}"] and position in ("all", row["position"]):
+            found.setdefault(row["group"], []).append((row["layer"], row["head"]))
+    if not found:
+        known = ", ".join(sorted(set(run["position"].tolist()))) or "none"
+        raise OptionError(
+            f"the circuit of {role} has no heads at --position {position}; it has {known}"
+        )
+    return tuple(tuple(sorted(heads)) for heads in found.values())

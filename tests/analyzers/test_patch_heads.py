@@ -12,6 +12,7 @@ import torch
 
 from interp import claims, organisms
 from interp.analyzers.patch_heads import ALL, PatchHeads
+from interp.cli.task_options import circuit_groups
 from interp.errors import OptionError, PairError, PromptError
 from interp.experiments.head_patches import (
     HeadPatch,
@@ -27,6 +28,7 @@ from interp.prompts import OneClass, read_prompts
 from interp.prompts.task_file import read_task_file
 from interp.store import Store
 from interp.study import Study
+from interp.table import table
 from tests import families, tiny
 
 FIVE = ("llama", "gpt2", "gemma2", "phi3", "neox")
@@ -526,6 +528,47 @@ def test_the_command_ranks_on_one_half_and_measures_on_the_other(run, saved, sou
     assert not any("chosen to be large" in limit for limit in table.summary["limits"])
     for finding in claims.from_table(table.tables["claims"]):
         claims.check(finding, table)
+
+
+def test_groups_of_a_stored_circuit_are_patched_at_their_position(task):
+    records = [
+        {
+            "group": "A",
+            "position": "last",
+            "layer": 2,
+            "head": 1,
+            "in_base": True,
+            "in_tuned": True,
+        },
+        {
+            "group": "A",
+            "position": "last",
+            "layer": 2,
+            "head": 0,
+            "in_base": True,
+            "in_tuned": False,
+        },
+        {
+            "group": "B",
+            "position": "word",
+            "layer": 0,
+            "head": 3,
+            "in_base": False,
+            "in_tuned": True,
+        },
+    ]
+    roles = {"group": "key", "position": "key", "layer": "key", "head": "key"}
+    columns = {
+        name: (np.array([record[name] for record in records]), roles.get(name, "flag"), name)
+        for name in records[0]
+    }
+    run = table("circuit", columns)
+    assert circuit_groups(run, "base", "last") == (((2, 0), (2, 1)),)
+    assert circuit_groups(run, "tuned", "all") == (((2, 1),), ((0, 3),))
+    with pytest.raises(OptionError, match="no heads at --position label; it has last, word"):
+        circuit_groups(run, "base", "label")
+    with pytest.raises(OptionError, match="of kind 'tuco'"):
+        circuit_groups(table("tuco", columns), "base", "last")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ from interp.study import Study
 
 ALL = "all heads"
 ALL_POSITIONS = "all"
-MOST_EXACT, FIRST_EXACT, EXCHANGES = 64, 20, 999
+MOST_EXACT, FIRST_EXACT, EXCHANGES, FEW = 64, 20, 999, 8
 FLIPPED = {"inserted": "sufficiency", "removed": "necessity"}
 LIMIT = (
     "R and N are of head outputs alone: MLPs and norms stay the receiver's, so that all heads together"
@@ -206,7 +206,7 @@ class PatchHeads(Analyzer):
 
     def _groups(self, order: Sequence[Head]) -> list[Named]:
         if self.groups:
-            return [_named(group, self.what) for group in self.groups]
+            return [_named(group, self.what, at) for at, group in enumerate(self.groups, 1)]
         count = min(self.first or max(1, round(len(order) / 10)), len(order))
         return [Named(_counted(count), "group", tuple(sorted(order[:count])), self.what)]
 
@@ -338,9 +338,11 @@ def _both_sides(patches: Sequence[Named]) -> list[HeadPatch]:
     ]
 
 
-def _named(group: Sequence[Head], what: str) -> Named:
+def _named(group: Sequence[Head], what: str, number: int) -> Named:
     heads = tuple(sorted({(int(layer), int(head)) for layer, head in group}))
-    return Named("heads " + ", ".join(map(head_name, heads)), "group", heads, what)
+    few = "heads " + ", ".join(map(head_name, heads))
+    many = f"group {number} of {len(heads)} heads"
+    return Named(few if len(heads) <= FEW else many, "group", heads, what)
 
 
 def _counted(count: int) -> str:
