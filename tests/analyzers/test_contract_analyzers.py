@@ -341,8 +341,8 @@ ANALYZERS = {
 # These read checkpoints on disk, not prompts, or take what was found there:
 # test_intruders.py, test_intruder_scaling.py, test_intruder_forgetting.py.
 OF_WEIGHTS = {"intruders", "intruder_scaling", "intruder_forgetting"}
-# This reads a task that its models have to answer: tests/analyzers/test_circuit.py.
-OF_TASKS = {"circuit"}
+# These read task files with named words and other texts: test_component_masking.py, test_circuit.py.
+OF_TASK_FILES = {"component_masking", "circuit"}
 # These are of a dictionary in one model, and an identical pair is no silence to them:
 # tests/sae/test_sae_scores.py, tests/sae/test_sae_eval.py, tests/analyzers/test_sae_features.py,
 # tests/analyzers/test_sae_probe.py.
@@ -369,7 +369,7 @@ ANALYZERS |= unnamed(
         "base",
         "framework",
         *OF_WEIGHTS,
-        *OF_TASKS,
+        *OF_TASK_FILES,
         *OF_ONE_MODEL,
         *(name.split()[0].replace("-", "_") for name in ANALYZERS),
     }
