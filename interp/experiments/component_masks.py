@@ -265,29 +265,11 @@ def split_rows(clusters: Sequence[str], shares: Sequence[int], seed: int) -> lis
     ]
 
 
-def random_subsets(
-    pool: Sequence[Head], count: int, draws: int, own: Sequence[Head], seed: int
-) -> list[tuple[Head, ...]]:
-    """Distinct random sets of ``count`` heads of a pool, other than ``own``; possibly fewer than
-    ``draws``, and none where ``count`` is 0.
-    """
-    generator = np.random.default_rng(seed)
-    found: dict[frozenset[Head], tuple[Head, ...]] = {}
-    for _ in range(40 * draws if 0 < count < len(pool) else 0):
-        if len(found) == draws:
-            break
-        chosen = tuple(sorted(pool[at] for at in generator.permutation(len(pool))[:count]))
-        if frozenset(chosen) != frozenset(own):
-            found.setdefault(frozenset(chosen), chosen)
-    return list(found.values())
-
-
 __all__ = [
     "FitStep",
     "FittedMask",
     "Fitting",
     "MaskedModel",
     "fit_mask",
-    "random_subsets",
     "split_rows",
 ]

@@ -35,6 +35,7 @@ Head = tuple[int, int]
 Role = Literal["base", "tuned"]
 Donor = Literal["base", "tuned", "control", "without-control"]
 ROLES: tuple[Role, Role] = ("base", "tuned")
+LEAST_GROUPS = 19
 WHATS = ("z", "z+o", "q", "k", "v", "qkv")
 _HOOKS = {"z": "attn.hook_z", "q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v"}
 Donate = Callable[[Donor, Site, Int[Tensor, " K"]], Float[Tensor, "B T K"]]
@@ -241,8 +242,8 @@ def first_order(
 
 @dataclass(frozen=True)
 class RandomGroups:
-    """Distinct random groups of heads as large as a group, and the number of groups there are, the
-    group itself among them.
+    """Distinct random groups of heads as large as a group, and the number of groups they were drawn
+    from, the group itself among them.
     """
 
     groups: tuple[tuple[Head, ...], ...]
@@ -250,32 +251,36 @@ class RandomGroups:
 
 
 def random_groups(
-    heads: Sequence[Head], n_layers: int, n_heads: int, draws: int, seed: int, same_layers: bool
+    heads: Sequence[Head], pool: Sequence[Head], draws: int, seed: int, same_layers: bool
 ) -> RandomGroups:
-    """Groups of as many heads, in each layer (``same_layers``) or in all, other than the group
-    itself. There may be fewer than ``draws``.
+    """Groups of as many heads of a pool, in each layer (``same_layers``) or in all layers.
+
+    None of the group's own heads is drawn, as one head can carry all that the group does; only
+    where the others make fewer than 19 groups, any group but the same one. There may be fewer than
+    ``draws``, and none for an empty group.
     """
-    generator = np.random.default_rng(seed)
-    counts = {layer: sum(at == layer for at, _ in heads) for layer, _ in heads}
-    own = frozenset(heads)
-    arrangements = (
-        prod(comb(n_heads, count) for count in counts.values())
-        if same_layers
-        else comb(n_layers * n_heads, len(own))
-    )
-    found: dict[frozenset[Head], tuple[Head, ...]] = {}
-    for _ in range(40 * draws):
-        if len(found) >= min(draws, arrangements - 1):
+    own, generator = frozenset(heads), np.random.default_rng(seed)
+    strata: dict[int, int] = {}
+    for layer, _ in own:
+        strata[layer if same_layers else -1] = strata.get(layer if same_layers else -1, 0) + 1
+    for candidates in ([head for head in pool if head not in own], list(pool)):
+        free = {
+            layer: [head for head in candidates if not same_layers or head[0] == layer]
+            for layer in strata
+        }
+        count = prod(comb(len(free[layer]), size) for layer, size in strata.items())
+        count -= own <= set(candidates)
+        if count >= LEAST_GROUPS:
             break
-        if same_layers:
-            drawn = [
-                (layer, int(head))
-                for layer, count in sorted(counts.items())
-                for head in generator.choice(n_heads, count, replace=False)
-            ]
-        else:
-            flat = generator.choice(n_layers * n_heads, len(own), replace=False)
-            drawn = [(int(at) // n_heads, int(at) % n_heads) for at in flat]
+    found: dict[frozenset[Head], tuple[Head, ...]] = {}
+    for _ in range(40 * draws if own and count else 0):
+        if len(found) >= min(draws, count):
+            break
+        drawn = [
+            free[layer][at]
+            for layer, size in sorted(strata.items())
+            for at in generator.permutation(len(free[layer]))[:size]
+        ]
         if frozenset(drawn) != own:
             found.setdefault(frozenset(drawn), tuple(sorted(drawn)))
-    return RandomGroups(tuple(found.values()), arrangements)
+    return RandomGroups(tuple(found.values()), count + 1)

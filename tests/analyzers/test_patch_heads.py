@@ -377,18 +377,24 @@ def test_answers_under_a_patch_are_those_of_the_patched_logits(attention):
 
 
 def test_random_groups_are_distinct_and_as_large():
-    made = random_groups([(0, 1), (0, 2), (2, 3)], 3, 4, 19, 0, same_layers=True)
+    own = [(0, 1), (0, 2), (2, 3)]
+    made = random_groups(own, EVERY, 39, 0, same_layers=True)
+    # other heads alone would give 1 * 3 groups: any group but the same one
     assert made.arrangements == 24
-    assert len(set(map(frozenset, made.groups))) == 19
+    assert len(set(map(frozenset, made.groups))) == len(made.groups) == 23
     for group in made.groups:
         assert sorted(layer for layer, _ in group) == [0, 0, 2]
         assert len(set(group)) == 3
-        assert frozenset(group) != frozenset([(0, 1), (0, 2), (2, 3)])
-    whole = random_groups([(0, head) for head in range(4)], 3, 4, 19, 0, same_layers=True)
-    assert (whole.groups, whole.arrangements) == ((), 1)
-    free = random_groups([(0, head) for head in range(4)], 3, 4, 30, 0, same_layers=False)
+        assert frozenset(group) != frozenset(own)
+    free = random_groups(own, EVERY, 30, 0, same_layers=False)
     assert len(free.groups) == 30
-    assert free.arrangements == 495
+    assert free.arrangements == 85
+    assert not any(set(group) & set(own) for group in free.groups)
+    layer = [(0, head) for head in range(4)]
+    assert random_groups(layer, EVERY, 19, 0, same_layers=True).groups == ()
+    assert len(random_groups(layer, EVERY, 19, 0, same_layers=False).groups) == 19
+    for none in ((), EVERY):
+        assert random_groups(none, EVERY, 19, 0, same_layers=False).groups == ()
 
 
 def moved(base, size=0.1):

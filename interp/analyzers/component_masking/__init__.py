@@ -36,11 +36,10 @@ from interp.experiments.component_masks import (
     Fitting,
     MaskedModel,
     fit_mask,
-    random_subsets,
     split_rows,
 )
 from interp.experiments.cost import Work
-from interp.experiments.head_patches import Head
+from interp.experiments.head_patches import Head, random_groups
 from interp.experiments.same_base import require_same_base
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -140,14 +139,20 @@ class ComponentMasking(Analyzer):
             )
         test = HeldOut([rows[at] for at in parts["test"]], masked["base"].targets(parts["test"]))
         random = {
-            role: random_subsets(
-                pool, len(masks[role].heads), self.draws, masks[role].heads, study.seed
-            )
+            role: random_groups(masks[role].heads, pool, self.draws, study.seed, same_layers=False)
             for role in ROLES
         }
         wanted = [("base", "base"), ("base", "tuned"), ("tuned", "tuned")]
         tested = [
-            _tested(study, masked[model], parts["test"], found, model, masks[found], random[found])
+            _tested(
+                study,
+                masked[model],
+                parts["test"],
+                found,
+                model,
+                masks[found],
+                random[found].groups,
+            )
             for found, model in wanted
         ]
         names = tuned_names(self.controls)
@@ -186,7 +191,7 @@ class ComponentMasking(Analyzer):
             self.source,
             self.position,
             counts,
-            {role: len(random[role]) for role in ROLES},
+            random,
             len(names),
         )
         limits = [LIMIT]

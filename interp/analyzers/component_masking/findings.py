@@ -9,25 +9,30 @@ from collections.abc import Mapping
 from interp.analyzers.component_masking.tables import ROLES
 from interp.claims import Claim, Draws, Estimate, escape_braces, mean
 from interp.claims.control_fine_tunes import beyond_new_control
+from interp.experiments.head_patches import RandomGroups
 
 TITLES = {"base": "base", "tuned": "fine-tuned model"}
 MIN_DRAWS = 19
 
 
 def claims_of(
-    source: str, position: str, counts: Mapping[str, int], draws: Mapping[str, int], controls: int
+    source: str,
+    position: str,
+    counts: Mapping[str, int],
+    random: Mapping[str, RandomGroups],
+    controls: int,
 ) -> list[Claim]:
-    """All claims. ``counts``: heads that the mask of each model selected; ``draws``: random sets of
-    as many.
+    """All claims. ``counts``: heads that the mask of each model selected; ``random``: random sets
+    of as many.
     """
     what = f"the source {escape_braces(source)!r} at {escape_braces(position)!r}"
     claims = []
     for role in ROLES:
         if counts[role]:
-            claims.append(_beyond_random(role, role, what, counts[role], draws[role]))
+            claims.append(_beyond_random(role, role, what, counts[role], random[role]))
             claims.append(_beyond_permuted(role, counts[role]))
     if counts["base"]:
-        claims.append(_beyond_random("base", "tuned", what, counts["base"], draws["base"]))
+        claims.append(_beyond_random("base", "tuned", what, counts["base"], random["base"]))
         claims.append(_more())
         if controls:
             claims.append(
@@ -47,7 +52,8 @@ def _score(found: str, model: str, column: str = "selected") -> Estimate:
     return mean(column, table="answers", where={"found": found, "model": model})
 
 
-def _beyond_random(found: str, model: str, what: str, count: int, draws: int) -> Claim:
+def _beyond_random(found: str, model: str, what: str, count: int, random: RandomGroups) -> Claim:
+    draws = len(random.groups)
     where = {"found": found, "model": model}
     name = f"{found}-heads-beyond-random" if found == model else "transfer-beyond-random"
     heads = f"{count} head{'s' if count > 1 else ''}"
@@ -56,7 +62,7 @@ def _beyond_random(found: str, model: str, what: str, count: int, draws: int) ->
         name=name,
         estimate=mean("selected", table="answers", where=where, minus={"column": "unpatched"}),
         at_least=0.0,
-        null=Draws("random", "gain", where, min_draws=MIN_DRAWS) if draws else None,
+        null=_draws(where, random) if draws else None,
         control="as many random heads" if draws else "",
         missing=missing,
         text=(
@@ -76,6 +82,10 @@ def _beyond_random(found: str, model: str, what: str, count: int, draws: int) ->
             "all": _score(found, model, "all"),
         },
     )
+
+
+def _draws(where: Mapping[str, str], random: RandomGroups) -> Draws:
+    return Draws("random", "gain", where, arrangements=random.arrangements, min_draws=MIN_DRAWS)
 
 
 def _beyond_permuted(role: str, count: int) -> Claim:

@@ -33,6 +33,7 @@ from interp.errors import OptionError, PromptError
 from interp.experiments.conditions import PatchSource
 from interp.experiments.cost import Work
 from interp.experiments.head_patches import (
+    LEAST_GROUPS,
     WHATS,
     Donor,
     Head,
@@ -260,14 +261,13 @@ class PatchHeads(Analyzer):
         """Measure random groups; a group is tested against those of the same layers where there are
         enough of them.
         """
-        anatomy, compared = study.pair.tuned.anatomy, []
+        compared, pool = [], sorted(effects.order)
         for number, group in enumerate(groups):
             counts: dict[str, tuple[int, int]] = {}
             for kind in RANDOM if self.draws else ():
                 drawn = random_groups(
                     group.heads,
-                    anatomy.n_layers,
-                    anatomy.n_heads,
+                    pool,
                     self.draws,
                     study.seed + number,
                     same_layers=kind == "layers",
@@ -280,7 +280,7 @@ class PatchHeads(Analyzer):
                 effects.random[group.name, kind] = scores.patched.reshape(
                     len(others), 2, *scores.patched.shape[1:]
                 )
-            enough = counts.get("layers", (0, 0))[0] >= min(self.draws, 19) > 0
+            enough = counts.get("layers", (0, 0))[0] >= min(self.draws, LEAST_GROUPS) > 0
             kind = "layers" if enough else "heads"
             compared.append(Compared(group, kind, *counts.get(kind, (0, 1))))
         return compared
