@@ -29,14 +29,13 @@ PAIRS = (
     *("refusal/attention", "refusal/full", "refusal/lora", "refusal/planted", "refusal/sham"),
     *("entities/full", "entities/lora", "smollm2/lora"),
 )
-PROMPTS = {"refusal": 40, "entities": 60, "smollm2": 8}
-OPTIONS = {"smollm2": {"exact": 8, "draws": 19}}
-TOKENS = {"smollm2": 12}
-SMALL = {
-    "PAIRS": ("refusal/attention",),
-    "PROMPTS": {"refusal": 8},
-    "OPTIONS": {"refusal": {"draws": 2}},
-}
+PROMPTS = {"refusal": 40, "entities": 60, "smollm2": 6}
+EXACT, DRAWS, TOKENS = (
+    {"smollm2": 4},
+    {"refusal": 39, "entities": 39, "smollm2": 19},
+    {"smollm2": 12},
+)
+SMALL = {"PAIRS": ("refusal/attention",), "PROMPTS": {"refusal": 8}, "DRAWS": {"refusal": 2}}
 SIDES = {"inserted": "R", "removed": "N"}
 
 
@@ -69,8 +68,8 @@ def row(name: str) -> tuple[dict, Table]:
         for control in CONTROLS[family]
         if control != name and control in organisms.names()
     ]
-    options = OPTIONS.get(family, {})
-    table = PatchHeads(controls, ranked, task, **options)(study)
+    analyzer = PatchHeads(controls, ranked, task, exact=EXACT.get(family), draws=DRAWS[family])
+    table = analyzer(study)
     effects = table.tables["effects"]
     (group,) = (one for one in table.rows() if one["kind"] == "group")
     outputs, written = (

@@ -125,6 +125,14 @@ class TaskFile:
             ]
         )
 
+    def require_of(self, prompts: PromptSet) -> None:
+        """Raise PromptError unless these prompts are the rows of this file, in order."""
+        if self.prompts.digest != prompts.digest:
+            raise PromptError(
+                f"the study's prompts ({prompts.source}, {len(prompts)}) are not the rows of the task"
+                f" file ({self.prompts.source}, {len(self)}); make the study on OneClass(task.prompts)"
+            )
+
     def require_positions(self, names: Iterable[str], *, corrupt: bool = False) -> None:
         """Raise PromptError if a prompt (or with ``corrupt`` its corrupted text) lacks one of these
         words.

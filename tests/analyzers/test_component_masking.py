@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp import claims
+from interp import claims, organisms
 from interp.analyzers.component_masking import ComponentMasking
+from interp.analyzers.patch_heads import PatchHeads
 from interp.errors import OptionError, PromptError
 from interp.experiments.component_masks import (
     FitStep,
@@ -295,6 +296,29 @@ def test_claims_of_the_planted_head(task):
     for finding in found.values():
         claims.check(finding, table)
     assert "Selected heads" in plot(table).layout.meta["caption"]
+
+
+@pytest.mark.slow
+def test_what_carries_the_object_in_the_organism_is_what_patching_between_models_ranks_first():
+    """Entity tracking: the object at the last token, held-out contexts, and the unpatched score."""
+    file = organisms.data_root() / "prompts" / "entities" / "boxes.jsonl"
+    whole = read_task_file(file)
+    part = whole.keep(whole.prompts.spread_rows(160))
+    pair = Pair.load("organism:entities/full", "organism:entities/base", device="cpu")
+    study = Study(pair, OneClass(part.prompts), None)
+    table = ComponentMasking(task=part, source="object", ties="fewer", draws=19)(study)
+    scores = {
+        (row["found"], row["model"], row["heads"]): row["score"]
+        for row in table.tables["scores"].rows()
+    }
+    assert scores["base", "base", "none"] == scores["base", "tuned", "none"] == 0
+    assert scores["tuned", "tuned", "selected"] > 0.9
+    assert scores["base", "base", "selected"] > 0.3
+    found = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
+    for name in ("tuned-heads-beyond-random", "tuned-heads-beyond-permuted"):
+        assert found[name].supported, name
+    patched = PatchHeads(task=part, position="last", draws=0, exact=1)(study)
+    assert set(table.summary["selected"]["tuned"]) & set(patched.summary["first"][:3])
 
 
 def test_equal_models_have_equal_masks_and_no_difference(task):

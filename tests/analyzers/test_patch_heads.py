@@ -13,7 +13,7 @@ import torch
 from interp import claims, organisms
 from interp.analyzers.patch_heads import ALL, PatchHeads
 from interp.cli.task_options import circuit_groups
-from interp.errors import OptionError, PairError, PromptError
+from interp.errors import InterpError, OptionError, PairError, PromptError
 from interp.experiments.head_patches import (
     HeadPatch,
     first_order,
@@ -473,6 +473,8 @@ def test_what_does_not_fit_is_refused(task):
         PatchHeads(task=task, groups=(((3, 0),),)).require(study)
     with pytest.raises(PromptError, match="no position 'label'"):
         PatchHeads(task=task, position="label").require(study)
+    with pytest.raises(PromptError, match="are not the rows of the task file"):
+        PatchHeads(task=task.keep(range(3))).require(study)
     with pytest.raises(OptionError, match="a word of a task file"):
         PatchHeads(position="word").require(study_of(tiny.perturbed(base), base))
     with pytest.raises(OptionError, match="what of PatchHeads is 'x'; use z"):
@@ -480,6 +482,9 @@ def test_what_does_not_fit_is_refused(task):
     stranger = Pair.from_modules(tiny.llama(3), tiny.llama(4), tiny.tokenizer())
     with pytest.raises(PairError, match="another base"):
         PatchHeads((stranger,), task=task).require(study)
+    wide = tiny.llama(3, num_attention_heads=2, num_key_value_heads=2)
+    with pytest.raises(InterpError):
+        PatchHeads(task=task).require(study_of(wide, base, task))
     with pytest.raises(OptionError, match="needs a metric"):
         PatchHeads().require(dataclasses.replace(study, metric=None))
 

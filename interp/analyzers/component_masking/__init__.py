@@ -98,6 +98,7 @@ class ComponentMasking(Analyzer):
         require_same_base(study, self.controls)
         if self.task is None:
             raise OptionError("component masking needs a task file; give --task FILE")
+        self.task.require_of(study.prompts("positive"))
         if self.source not in self.task.source_names:
             known = ", ".join(self.task.source_names) or "none"
             raise OptionError(

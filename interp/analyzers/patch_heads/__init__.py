@@ -126,6 +126,8 @@ class PatchHeads(Analyzer):
         for task in (self.task, self.selection):
             if isinstance(task, TaskFile) and self.position != ALL_POSITIONS:
                 task.require_positions([self.position])
+        if self.task is not None:
+            self.task.require_of(study.prompts(GROUP))
         if self.task is not None and not isinstance(self.selection, (TaskFile, type(None))):
             raise PromptError("heads are ranked on plain prompts and measured on a task file")
         anatomy = study.pair.tuned.anatomy
