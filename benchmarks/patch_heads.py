@@ -1,4 +1,5 @@
-"""Heads patched between models: ``python -m benchmarks.patch_heads [--pairs NAME ...] [--write]``.
+"""Heads patched between models: ``python -m benchmarks.patch_heads [--pairs NAME ...] [--real]
+[--write]``.
 
 Outputs of heads of a fine-tuned model put into its base and the other way, on organisms and on the
 real pair: shares of the metric's change by all heads, with the receiver's and with the donor's
@@ -27,8 +28,9 @@ CONTROLS = {
 }
 PAIRS = (
     *("refusal/attention", "refusal/full", "refusal/lora", "refusal/planted", "refusal/sham"),
-    *("entities/full", "entities/lora", "smollm2/lora"),
+    *("entities/full", "entities/lora"),
 )
+REAL = ("smollm2/lora",)
 PROMPTS = {"refusal": 40, "entities": 60, "smollm2": 6}
 EXACT, DRAWS, TOKENS = (
     {"smollm2": 4},
@@ -116,9 +118,10 @@ def main() -> None:
     """Measure, print, and write where asked."""
     parser = CommandLine(globals(), SMALL)
     parser.add_argument("--pairs", nargs="*", default=None, help="which pairs")
+    parser.add_argument("--real", action="store_true", help="the real pair, in its own section")
     options = parser.read()
     rows, sentences = [], []
-    for name in options.pairs or PAIRS:
+    for name in options.pairs or (REAL if options.real else PAIRS):
         made, table = row(name)
         rows.append(made)
         sentences += [
@@ -129,8 +132,9 @@ def main() -> None:
     found = markdown(rows, list(rows[0])) + "\n\n" + "\n".join(sentences)
     print(found)
     if options.write:
+        section, flag = ("patch-heads-real", "--real ") if options.real else ("patch-heads", "")
         write_section(
-            "patch-heads", f"`python -m benchmarks.patch_heads --write`. {machine()}\n\n{found}"
+            section, f"`python -m benchmarks.patch_heads {flag}--write`. {machine()}\n\n{found}"
         )
 
 
