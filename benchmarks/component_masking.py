@@ -3,7 +3,7 @@
 Masks over heads by the target of each source of the entity-tracking organisms, learned in the base
 and in the fine-tuned model: share of held-out rows that give the target unpatched, with the selected
 heads, and with all heads, and of the base's heads in the fine-tuned model, next to random heads of
-the same number and to permuted targets.
+the same number and to sources exchanged between rows.
 """
 
 import time
@@ -22,7 +22,7 @@ CASES = (
     ("label", "label"),
 )
 CONTROLS = tuple(f"entities/control-{seed}" for seed in range(5))
-ROWS, DRAWS = 240, 39
+ROWS, DRAWS = 240, 19
 SMALL = {"PAIRS": ("entities/lora",), "CASES": (("object", "last"),), "ROWS": 40, "DRAWS": 2}
 
 
@@ -55,7 +55,7 @@ def row(name: str, source: str, position: str) -> tuple[dict, Table]:
                 )
             ),
             f"{role}: random, largest": largest(table, "random", role),
-            f"{role}: permuted, largest": largest(table, "permuted", role),
+            f"{role}: other sources, largest": largest(table, "permuted", role),
         }
     made["base's heads in tuned"] = f"{scores['base', 'tuned', 'selected']['score']:.3f}"
     if "controls" in table.tables:
@@ -65,7 +65,7 @@ def row(name: str, source: str, position: str) -> tuple[dict, Table]:
 
 
 def largest(table: Table, part: str, role: str) -> str:
-    """The largest score of random heads, or of permuted targets, in one model's own mask."""
+    """The largest score of random heads, or from exchanged sources, in one model's own mask."""
     rows = table.tables[part]
     own = (rows["found"] == role) & (rows["model"] == role)
     return f"{rows['score'][own].max():.3f}" if own.any() else "-"

@@ -108,8 +108,11 @@ def row(name: str) -> tuple[dict, Table]:
 
 
 def largest(table: Table, side: str, part: str) -> str:
-    """The largest share of random groups, or of controls."""
-    values = table.tables[part][side] if part in table.tables else np.array([])
+    """The largest share of random groups of other heads, or of controls."""
+    if part not in table.tables:
+        return "-"
+    rows = table.tables[part]
+    values = rows[side] if part == "controls" else rows[side][rows["kind"] == "heads"]
     known = values[~np.isnan(values)]
     return f"{known.max():.1%}" if len(known) else "-"
 

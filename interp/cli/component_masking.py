@@ -88,7 +88,12 @@ def command(
         typer.Option(metavar="NAME", help="Of masks that are equally good: more heads, or fewer."),
     ] = "more",
     draws: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Random sets of as many heads; 0: none.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Random sets of as many heads, and exchanges of sources; 0: none.",
+        ),
     ] = 39,
     common: MaskingOptions,
 ) -> str:
@@ -96,7 +101,7 @@ def command(
     the model give the source's target, in the base and in the fine-tuned model.
 
     Held-out rows tell how often the selected heads give the target, next to no head and all heads,
-    as many random heads, and permuted targets. The base's heads are patched in the fine-tuned model
+    as many random heads, and sources exchanged between rows. The base's heads are patched in the fine-tuned model
     and in control fine-tunes too.
 
     Example: interp component-masking ./tuned --base ./base --task boxes.jsonl --source object

@@ -119,10 +119,10 @@ class MaskedModel:
         return batch, cells
 
     def _edits(
-        self, rows: Sequence[int], cells: Bool[Tensor, "B T"], mask: Mapping[Head, float]
+        self, sources: Sequence[int], cells: Bool[Tensor, "B T"], mask: Mapping[Head, float]
     ) -> dict[int, Edit]:
-        """By block, the blend of the heads' own outputs with the source's."""
-        index = torch.tensor(rows, device=self.model.device)
+        """By block, the blend of the heads' own outputs with those of the sources of some rows."""
+        index = torch.tensor(sources, device=self.model.device)
         width = self.model.anatomy.head_width
         edits: dict[int, Edit] = {}
         for layer in self._layers:
@@ -136,8 +136,15 @@ class MaskedModel:
             edits[layer] = BlendUnits(HEAD.site(layer), donated[:, None], share, cells)
         return edits
 
-    def predictions(self, rows: Sequence[int], heads: Sequence[Head] = ()) -> Int[np.ndarray, " R"]:
-        """The most likely token after each of some rows with these heads patched from its source."""
+    def predictions(
+        self,
+        rows: Sequence[int],
+        heads: Sequence[Head] = (),
+        sources: Sequence[int] | None = None,
+    ) -> Int[np.ndarray, " R"]:
+        """The most likely token after each of some rows with these heads patched from its source, or
+        from the sources of other rows (``sources``).
+        """
         found = np.zeros(len(rows), np.int64)
         encoded = [encoded_text(self.rows[row].prompt) for row in rows]
         mask = dict.fromkeys(heads, 0.0)
@@ -145,7 +152,8 @@ class MaskedModel:
         for places in self.study.batches(encoded, self.model, 8 * width):
             chosen = [rows[place] for place in places]
             batch, cells = self._batch(chosen)
-            edits = list(self._edits(chosen, cells, mask).values())
+            donors = chosen if sources is None else [sources[place] for place in places]
+            edits = list(self._edits(donors, cells, mask).values())
             run = self.study.engine.run(self.model, batch, edits=edits, keep=1)
             found[places] = to_host(run.require_logits()[:, -1].argmax(-1))
         return found

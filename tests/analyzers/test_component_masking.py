@@ -290,6 +290,7 @@ def test_claims_of_the_planted_head(task):
     found = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
     for name in ("tuned-heads-beyond-permuted",):
         assert found[name].supported, name
+    assert found["transfer-beyond-random"].value <= 1
     assert found["tuned-heads-beyond-random"].value == 1
     # eleven other single heads: the least p is 1 / 12, which is no test at 5 %
     assert found["tuned-heads-beyond-random"].p == pytest.approx(1 / 12)

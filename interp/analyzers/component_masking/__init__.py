@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
+import numpy as np
+
 from interp.analyzers.component_masking.findings import claims_of
 from interp.analyzers.component_masking.tables import (
     ROLES,
@@ -48,7 +50,7 @@ from interp.models.units import HEAD
 from interp.prompts import OneClass, TaskFile, TokenRow
 from interp.study import Study
 
-EXCHANGES, PERMUTATIONS, LEAST_STEPS = 999, 999, 60
+EXCHANGES, LEAST_STEPS = 999, 60
 SHARES = (2, 1, 1)
 PARTS = ("train", "validation", "test")
 LIMIT = (
@@ -89,7 +91,9 @@ class ComponentMasking(Analyzer):
     ties: str = option(
         "more", "Of masks that are equally good: more heads, or fewer.", choices=("more", "fewer")
     )
-    draws: int = option(39, "Random sets of as many heads; 0: none.", ge=0)
+    draws: int = option(
+        39, "Random sets of as many heads, and exchanges of sources; 0: none.", ge=0
+    )
 
     def require(self, study: Study) -> None:
         """Raise OptionError or PromptError for a study whose heads cannot be masked so."""
@@ -121,7 +125,7 @@ class ComponentMasking(Analyzer):
         rows = len(study.prompts("positive"))
         epochs, steps = self._epochs(rows // 2)
         tried = ceil(steps / 4)
-        passes = 2 * (1 + 0.25 * (tried + 3 + self.draws)) + 0.25 * self.draws
+        passes = 2 * (1 + 0.25 * (tried + 3)) + 0.25 * 6 * self.draws
         return Work(passes=passes + len(self.controls), gradients=epochs)
 
     def run(self, study: Study) -> Result:
@@ -153,6 +157,7 @@ class ComponentMasking(Analyzer):
                 model,
                 masks[found],
                 random[found].groups,
+                self.draws,
             )
             for found, model in wanted
         ]
@@ -165,7 +170,7 @@ class ComponentMasking(Analyzer):
             "answers": answers_table(tested, test),
             "transfer": transfer_table(tested[0], tested[1], test),
             "random": random_table(tested, test),
-            "permuted": permuted_table(tested, test, PERMUTATIONS, study.seed),
+            "permuted": permuted_table(tested, test),
             "exchanged": sign_flips(
                 positive,
                 ExchangedGainRow,
@@ -193,6 +198,7 @@ class ComponentMasking(Analyzer):
             self.position,
             counts,
             random,
+            self.draws,
             len(names),
         )
         limits = [LIMIT]
@@ -263,15 +269,22 @@ def _tested(
     model: str,
     mask: FittedMask,
     random: Sequence[tuple[Head, ...]],
+    permutations: int = 0,
 ) -> Tested:
-    """Most likely tokens of test rows under each set of heads."""
+    """Most likely tokens of test rows under each set of heads, and from exchanged sources."""
     sets = {"none": (), "selected": mask.heads, "all": masked.heads}
     tokens = {name: masked.predictions(rows, heads) for name, heads in sets.items()}
     drawn = [
         masked.predictions(rows, heads)
         for heads in study.progress(random, f"random heads, {model}")
     ]
-    return Tested(found, model, mask.heads, len(masked.heads), tokens, drawn)
+    generator = np.random.default_rng(study.seed)
+    orders = [generator.permutation(len(rows)) for _ in range(permutations if mask.heads else 0)]
+    permuted = [
+        masked.predictions(rows, mask.heads, [rows[at] for at in order])
+        for order in study.progress(orders, f"exchanged sources, {model}")
+    ]
+    return Tested(found, model, mask.heads, len(masked.heads), tokens, drawn, permuted)
 
 
 __all__: Sequence[str] = ("ComponentMasking",)

@@ -1,12 +1,11 @@
 """Claims: the heads that a mask selects carry what the source differs in, beyond random heads and
-permuted targets; the base's heads do so in the fine-tuned model, and more than in the base.
+exchanged sources; the base's heads do so in the fine-tuned model, and more than in the base.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from interp.analyzers.component_masking.tables import ROLES
 from interp.claims import Claim, Draws, Estimate, escape_braces, mean
 from interp.claims.control_fine_tunes import beyond_new_control
 from interp.experiments.head_patches import RandomGroups
@@ -20,19 +19,19 @@ def claims_of(
     position: str,
     counts: Mapping[str, int],
     random: Mapping[str, RandomGroups],
+    permutations: int,
     controls: int,
 ) -> list[Claim]:
     """All claims. ``counts``: heads that the mask of each model selected; ``random``: random sets
-    of as many.
+    of as many; ``permutations``: exchanges of sources.
     """
     what = f"the source {escape_braces(source)!r} at {escape_braces(position)!r}"
     claims = []
-    for role in ROLES:
-        if counts[role]:
-            claims.append(_beyond_random(role, role, what, counts[role], random[role]))
-            claims.append(_beyond_permuted(role, counts[role]))
+    for found, model in (("base", "base"), ("tuned", "tuned"), ("base", "tuned")):
+        if counts[found]:
+            claims.append(_beyond_random(found, model, what, counts[found], random[found]))
+            claims.append(_beyond_permuted(found, model, counts[found], permutations))
     if counts["base"]:
-        claims.append(_beyond_random("base", "tuned", what, counts["base"], random["base"]))
         claims.append(_more())
         if controls:
             claims.append(
@@ -55,16 +54,16 @@ def _score(found: str, model: str, column: str = "selected") -> Estimate:
 def _beyond_random(found: str, model: str, what: str, count: int, random: RandomGroups) -> Claim:
     draws = len(random.groups)
     where = {"found": found, "model": model}
-    name = f"{found}-heads-beyond-random" if found == model else "transfer-beyond-random"
     heads = f"{count} head{'s' if count > 1 else ''}"
     missing = "" if draws else "there is no other set of as many heads, or none was drawn (--draws)"
     return Claim(
-        name=name,
+        name=f"{_prefix(found, model)}-beyond-random",
         estimate=mean("selected", table="answers", where=where, minus={"column": "unpatched"}),
         at_least=0.0,
         null=_draws(where, random) if draws else None,
         control="as many random heads" if draws else "",
         missing=missing,
+        requires=[f"{_prefix(found, model)}-beyond-permuted"],
         text=(
             f"Patched in the {TITLES[model]} from {what}, the {heads} of the {TITLES[found]}'s mask"
             " give the target on {score:.1%} of held-out rows; unpatched {unpatched:.1%}, all heads"
@@ -88,18 +87,29 @@ def _draws(where: Mapping[str, str], random: RandomGroups) -> Draws:
     return Draws("random", "gain", where, arrangements=random.arrangements, min_draws=MIN_DRAWS)
 
 
-def _beyond_permuted(role: str, count: int) -> Claim:
-    where = {"found": role, "model": role}
+def _prefix(found: str, model: str) -> str:
+    return f"{found}-heads" if found == model else "transfer"
+
+
+def _beyond_permuted(found: str, model: str, count: int, permutations: int) -> Claim:
+    where = {"found": found, "model": model}
     return Claim(
-        name=f"{role}-heads-beyond-permuted",
-        estimate=_score(role, role),
+        name=f"{_prefix(found, model)}-beyond-permuted",
+        estimate=_score(found, model),
         at_least=0.0,
-        null=Draws("permuted", "score", where),
-        control="the targets exchanged at random between rows",
+        null=Draws("permuted", "score", where, min_draws=MIN_DRAWS) if permutations else None,
+        control="the sources exchanged at random between rows" if permutations else "",
+        missing="" if permutations else "no exchange of sources was drawn (--draws)",
         text=(
-            f"With the {count} head{'s' if count > 1 else ''} of the {TITLES[role]}'s mask patched,"
-            " the target is given on {value:.1%} [{low:.1%}, {high:.1%}] of rows; targets of other"
-            " rows on {control:.1%} on average, at most {control_max:.1%}."
+            f"With the {count} head{'s' if count > 1 else ''} of the {TITLES[found]}'s mask patched in"
+            f" the {TITLES[model]}, the target is given on {{value:.1%}} [{{low:.1%}}, {{high:.1%}}] of"
+            " rows"
+            + (
+                f"; from the sources of other rows ({permutations} exchanges) on {{control:.1%}} on"
+                " average, at most {control_max:.1%}."
+                if permutations
+                else "."
+            )
         ),
     )
 

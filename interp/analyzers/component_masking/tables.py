@@ -1,5 +1,5 @@
 """Tables of masks: heads, scores of sets of heads in every model, answers, random sets and
-permuted targets.
+exchanged sources.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class RandomHeadsRow(DrawRow):
     gain: float = measure("the same minus unpatched")
 
 
-class PermutedTargetsRow(DrawRow):
-    """Targets exchanged at random between test rows, under the selected heads."""
+class PermutedSourcesRow(DrawRow):
+    """Sources exchanged at random between test rows, patched at the selected heads."""
 
     found: str = ScoreRow.found
     model: str = ScoreRow.model
-    score: float = measure("share of rows that give the exchanged target")
+    score: float = measure("share of rows that give their own target from another row's source")
 
 
 class FitRow:
@@ -107,7 +107,8 @@ class MaskControlRow(ControlRow):
 @dataclass(frozen=True)
 class Tested:
     """Most likely tokens of test rows, [R], in one model (``model``): unpatched, with the heads of
-    one model's mask (``found``), and with all heads; and under random sets [D, R].
+    one model's mask (``found``), and with all heads; under random sets, and with the heads patched
+    from exchanged sources, [D, R].
     """
 
     found: str
@@ -116,6 +117,7 @@ class Tested:
     all_heads: int
     tokens: Mapping[str, Int[np.ndarray, " R"]]
     random: Sequence[Int[np.ndarray, " R"]]
+    permuted: Sequence[Int[np.ndarray, " R"]]
 
     def gives(self, heads: str, targets: Int[np.ndarray, " R"]) -> Bool[np.ndarray, " R"]:
         """Rows whose most likely token is the target."""
@@ -244,21 +246,19 @@ def random_table(tested: Sequence[Tested], test: HeldOut) -> Table:
     return records_table(RandomHeadsRow, "", records)
 
 
-def permuted_table(tested: Sequence[Tested], test: HeldOut, draws: int, seed: int) -> Table:
-    """One row per draw: targets of rows exchanged at random, all with all."""
-    generator = np.random.default_rng(seed)
-    orders = [generator.permutation(len(test.rows)) for _ in range(draws)]
+def permuted_table(tested: Sequence[Tested], test: HeldOut) -> Table:
+    """One row per draw of exchanged sources and model."""
     records = [
         {
             "draw": draw,
             "found": each.found,
             "model": each.model,
-            "score": each.gives("selected", test.targets[order]).mean(),
+            "score": (tokens == test.targets).mean(),
         }
         for each in tested
-        for draw, order in enumerate(orders)
+        for draw, tokens in enumerate(each.permuted)
     ]
-    return records_table(PermutedTargetsRow, "", records)
+    return records_table(PermutedSourcesRow, "", records)
 
 
 def fit_table(masks: Mapping[str, FittedMask]) -> Table:
