@@ -299,6 +299,33 @@ def test_claims_of_the_planted_head(task):
     assert "Selected heads" in plot(table).layout.meta["caption"]
 
 
+def test_heads_that_only_break_the_answer_carry_nothing(tmp_path):
+    """Targets that have nothing to do with the source are hit by chance, by no random head, and as
+    often from any other row's source.
+    """
+    made, generator = rows(), np.random.default_rng(5)
+    for row in made:
+        others = [thing for thing in OBJECTS if thing != row["answer"]]
+        row["sources"]["object"]["target"] = str(generator.choice(others))
+    file = tmp_path / "task.jsonl"
+    file.write_text("\n".join(map(json.dumps, made)), encoding="utf-8")
+    task = read_task_file(file)
+    base = copier()
+    table = ComponentMasking(
+        task=task, source="object", epochs=20, fit_batch=8, ties="fewer", draws=39
+    )(study_of(tiny.perturbed(base, 1e-4), base, task))
+    found = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
+    assert found["base-heads-beyond-random"].value > 0.1, "more than unpatched, and yet"
+    assert found["base-heads-beyond-permuted"].p > 0.05
+    assert not any(finding.supported for finding in found.values())
+    (row,) = [
+        row
+        for row in table.tables["scores"].rows()
+        if (row["found"], row["model"], row["heads"]) == ("base", "base", "all")
+    ]
+    assert 0.1 < row["score"] < 0.6
+
+
 @pytest.mark.slow
 def test_what_carries_the_object_in_the_organism_is_what_patching_between_models_ranks_first():
     """Entity tracking: the object at the last token, held-out contexts, and the unpatched score."""
