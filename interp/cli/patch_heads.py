@@ -41,7 +41,7 @@ class PatchHeadsOptions(TemplateFlags):
     task: Annotated[
         Path | None,
         typer.Option(
-            "--task", **_FILE, help="Instead: a task file (.jsonl) with one-token answers."
+            "--task", **_FILE, help="A task file (.jsonl) with one-token answers, instead."
         ),
     ] = None
     verify_positive: Annotated[
@@ -185,6 +185,17 @@ def command(
     draws: Annotated[
         int, typer.Option(metavar="N", min=0, help="Random groups of each kind; 0: none.")
     ] = 39,
+    min_change: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=0,
+            help=(
+                "Least change of the mean metric by fine-tuning that counts, in its unit."
+                "  [default: 1; of a probability 0.05]"
+            ),
+        ),
+    ] = None,
     common: PatchHeadsOptions,
 ) -> str:
     """Put outputs of attention heads of the fine-tuned model into the base, and the base's into the
@@ -241,6 +252,7 @@ def command(
                 first,
                 exact,
                 draws,
+                min_change,
             )
 
         analyzer()

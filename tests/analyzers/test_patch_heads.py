@@ -446,6 +446,18 @@ def test_equal_models_have_no_share_and_no_claim(task):
     plot(table)
 
 
+@pytest.mark.parametrize("least", [0.0, 1e6])
+def test_a_change_that_does_not_count_carries_no_share(least):
+    base = build("llama")
+    study = study_of(tiny.perturbed(base, 0.05), base)
+    table = PatchHeads(draws=2, exact=2, min_change=least)(study)
+    found = {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
+    needs = {name for name, finding in found.items() if "changes" in finding.claim.requires}
+    assert needs >= {"inserts-beyond-random", "removes-beyond-random"}
+    assert found["changes"].supported <= (least == 0)
+    assert f"counts from {least:g}" in found["changes"].sentence
+
+
 def test_other_prompts_rank_and_named_groups_are_measured(task):
     base, tuned = build("llama"), moved(build("llama"))
     first, second = task.keep(range(6)), task.keep(range(6, 12))

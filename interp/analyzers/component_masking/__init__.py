@@ -80,10 +80,10 @@ class ComponentMasking(Analyzer):
     controls: Sequence[Pair] = option(
         (), "Pairs of the same base and a control fine-tune each.", compare=False
     )
-    task: TaskFile | None = option(None, "The study's prompts as rows of a task file.")
-    source: str = option("", "Name of the source prompts that heads are patched from.")
+    task: TaskFile | None = option(None, "A task file.")
+    source: str = option("", "The source prompts that heads are patched from.")
     position: str = option("last", "last, or a named word at which heads are patched.")
-    heads: Sequence[Head] = option((), "The (block, head) pairs that can be patched; all without.")
+    heads: Sequence[Head] = option((), "Heads that can be patched.")
     penalty: float = option(0.01, "Penalty of every patched head, in logits.", ge=0)
     learning_rate: float = option(0.1, "Step of Adam.", ge=0)
     epochs: int | None = option(None, "Times that training rows are seen.", ge=1)

@@ -55,6 +55,7 @@ from interp.study import Study
 ALL = "all heads"
 ALL_POSITIONS = "all"
 MOST_EXACT, FIRST_EXACT, EXCHANGES, FEW = 64, 20, 999, 8
+LEAST_CHANGE, LEAST_OF_PROBABILITY = 1.0, 0.05
 FLIPPED = {"inserted": "sufficiency", "removed": "necessity"}
 LIMIT = (
     "R and N are of head outputs alone: MLPs and norms stay the receiver's, so that all heads together"
@@ -94,20 +95,21 @@ class PatchHeads(Analyzer):
     selection: Contrast | OneClass | TaskFile | None = option(
         None, "Prompts on which heads are ranked."
     )
-    task: TaskFile | None = option(None, "The study's prompts as rows of a task file.")
+    task: TaskFile | None = option(None, "A task file.")
     what: str = option(
         "z",
         "z: head outputs, through the receiver's output projection; z+o: through the donor's; q, k, v"
         " or qkv: what attention is computed from.",
         choices=WHATS,
     )
-    position: str = option(
-        ALL_POSITIONS, "all, or a named word of the task file at which heads are patched."
-    )
+    position: str = option(ALL_POSITIONS, "all, last, or a named word of the task file.")
     groups: Sequence[Sequence[Head]] = option((), "Groups of (block, head) pairs.")
     first: int | None = option(None, "Heads of the group that ranks first.", ge=1)
-    exact: int | None = option(None, "Single heads that are patched, the first by rank.", ge=1)
+    exact: int | None = option(None, "Single heads that are patched, by rank.", ge=1)
     draws: int = option(39, "Random groups of each kind; 0: none.", ge=0)
+    min_change: float | None = option(
+        None, "Least change of the mean metric by fine-tuning that counts, in its unit.", ge=0
+    )
 
     def require(self, study: Study) -> None:
         """Raise OptionError or PromptError for a study that cannot be patched so."""
@@ -176,13 +178,20 @@ class PatchHeads(Analyzer):
         whole = next(p for p in patches if p.kind == "all" and p.what == self.what)
         labels = TASK_LABELS if self.task is not None else study.require_metric().labels
         rises = bool(ends[1, 0].mean() >= ends[0, 0].mean())
-        claims = claims_of(compared, whole, rises, len(names), labels, self.task is not None)
+        claims = claims_of(
+            compared, whole, rises, self._least(), len(names), labels, self.task is not None
+        )
         limits = [
             LIMIT,
             *([SAME_PROMPTS] if self.selection is None and not self.groups else []),
             *([] if names else [NO_CONTROL]),
         ]
         return Result(patches_table(effects), tables, claims, self._summary(effects, names), limits)
+
+    def _least(self) -> float:
+        """The least change that counts: of a probability it is smaller than of log-odds."""
+        default = LEAST_OF_PROBABILITY if self.task is not None else LEAST_CHANGE
+        return default if self.min_change is None else self.min_change
 
     def _n_exact(self, count: int) -> int:
         return min(self.exact or (count if count <= MOST_EXACT else FIRST_EXACT), count)

@@ -5,7 +5,7 @@ random groups, and more than the same heads of controls.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from interp.analyzers.patch_heads.tables import SIDES, Named
 from interp.claims import Claim, Draws, Estimate, escape_braces, mean
@@ -60,13 +60,15 @@ def claims_of(
     compared: Sequence[Compared],
     whole: Named,
     rises: bool,
+    min_change: float,
     controls: int,
     labels: MetricLabels,
     answers_known: bool,
 ) -> list[Claim]:
     """All claims; those of groups need that the metric changes.
 
-    ``whole``: all heads. ``rises``: whether fine-tuning raises the metric. ``answers_known``:
+    ``whole``: all heads. ``rises``: whether fine-tuning raises the metric. ``min_change``: by how
+    much at least, or lowers it. ``answers_known``:
     whether random groups have a share of right answers.
     """
     claims = []
@@ -82,7 +84,7 @@ def claims_of(
             claims.append(_beyond_control(whole, f"all_{side}", side, controls, "all-"))
             if first is not None:
                 claims.append(_beyond_control(first, side, side, controls, ""))
-    return [*claims, _changes(rises, labels)]
+    return [*claims, _changes(rises, min_change, labels)]
 
 
 def share(patch: Named, side: str, measure: str = "") -> Estimate:
@@ -190,7 +192,7 @@ def _answers_beyond_random(compared: Compared, side: str, labels: MetricLabels, 
 
 
 def _beyond_control(patch: Named, column: str, side: str, controls: int, prefix: str) -> Claim:
-    return beyond_new_control(
+    claim = beyond_new_control(
         f"{prefix}{VERBS[side]}-beyond-new-control",
         share(patch, side),
         column,
@@ -198,21 +200,23 @@ def _beyond_control(patch: Named, column: str, side: str, controls: int, prefix:
         f"{LETTERS[side]} of {_name(patch)}",
         ".1%",
     )
+    return replace(claim, requires=["changes"])
 
 
-def _changes(rises: bool, labels: MetricLabels) -> Claim:
+def _changes(rises: bool, min_change: float, labels: MetricLabels) -> Claim:
     where = {"patch": "all heads", "what": "z"}
     return Claim(
         name="changes",
         estimate=mean("tuned", table="effects", where=where, minus={"column": "base"}),
-        at_least=0.0 if rises else None,
-        at_most=None if rises else 0.0,
+        at_least=min_change if rises else None,
+        at_most=None if rises else -min_change,
         null=Draws("exchanged", "shift", alternative="two-sided"),
         control="both models exchanged at random, cluster by cluster",
         text=(
             f"The mean {escape_braces(labels.number)} is {{tuned:.3g}} in the fine-tuned model and"
             f" {{base:.3g}} in the base ({escape_braces(labels.unit)}): {{value:+.3g}}"
-            " [{low:+.3g}, {high:+.3g}]."
+            " [{low:+.3g}, {high:+.3g}]. A change counts from"
+            f" {min_change:g} {escape_braces(labels.unit)} on (--min-change)."
         ),
         also={
             "tuned": mean("tuned", table="effects", where=where),
