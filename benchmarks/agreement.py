@@ -1,14 +1,16 @@
-"""Do methods agree on where a skill is? ``python -m benchmarks.agreement [--write] [--store DIR]``.
+"""Do methods agree on where a skill is? ``python -m benchmarks.agreement [--heads] [--write]``.
 
 Every number comes from the commands that a user would type: five runs per organism, ``interp
 agree`` over them, and one ``interp sql`` over blocks and parts. With ``--store`` runs that are kept
-there are not made again.
+there are not made again. ``--heads``: over single heads of the entity-tracking organism instead, of
+which four are known to carry the task.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
@@ -33,6 +35,20 @@ COMMANDS = (
     ["graft", "--task", TASK, *SMALL_GRAFT],
     ["tuco", "--prompts", TASK],
     ["compare", "--prompts", TASK],
+)
+HEADS = ("entities/full", "organism:entities/base")
+BOXES = str(organisms.prompts("entities", "task", "boxes"))
+PROMPTS = ("--max-prompts", "60")
+OF_HEADS = (
+    ["circuit", "--task", BOXES, "--completeness-draws", "0", "--minimality-prompts", "0"],
+    ["patch-heads", "--task", BOXES],
+    ["component-masking", "--task", BOXES, "--source", "object", "--position", "last"],
+    ["locate-neurons", "--unit", "head", "--task", BOXES, "--no-verify"],
+    ["lofit", "--prompts", BOXES, "--answer-tokens", "1"],
+    ["sae-circuit", "--prompts", BOXES, "--scale", "rms", "--trials", "3", *PROMPTS],
+    ["graft", "--task", BOXES, *SMALL_GRAFT, *PROMPTS],
+    ["intruders"],
+    ["compare", "--prompts", BOXES, *PROMPTS],
 )
 LIMITS: dict[str, tuple[str, ...]] = {}
 """More options, by command."""
@@ -86,6 +102,37 @@ def measured(name: str, store: str) -> tuple[list[dict], list[dict], str]:
     return where["data"], pairs["data"], agreed["summary"]["sentence"]
 
 
+def of_heads(store: str) -> tuple[list[dict], str]:
+    """Pairs of methods over heads, matrices and blocks, and the sentence over all."""
+    name, base = HEADS
+    pair = [f"organism:{name}", "--base", base, "--store", store, "--quiet"]
+    rows = [json.loads(line) for line in Path(BOXES).read_text(encoding="utf-8").splitlines()]
+    corrupt = Path(store) / "corrupt.txt"
+    corrupt.write_text("\n".join(row["corrupt"]["prompt"] for row in rows), encoding="utf-8")
+    runs = []
+    for command, *words in OF_HEADS:
+        more = ["--negative", str(corrupt)] if command == "locate-neurons" else []
+        runs.append(asked(command, *pair, *words, *more, *LIMITS.get(command, ()))["run"])
+        print(command, runs[-1], flush=True)
+    agreed = asked("agree", *runs, "--store", store)
+    pairs = asked(
+        "sql", f"select * from places_agreement where run = '{agreed['run']}'", "--store", store
+    )
+    return pairs["data"], agreed["summary"]["sentence"]
+
+
+def as_row(row: dict) -> dict:
+    """A pair of methods for the page."""
+    return {
+        "methods": f"{row['first']}, {row['second']}",
+        "over": f"{row['places']} ({row['level']})",
+        "correlation": number(row["correlation"]),
+        "permuted": number(row["chance"]),
+        "p, corrected": number(row["adjusted_p"], ".2g"),
+        "movement taken out": number(row["beyond_movement"]),
+    }
+
+
 def number(value: float | None, form: str = ".2f") -> str:
     """A number for the page, nothing where there is none."""
     return "" if value is None or value != value else format(value, form)
@@ -96,7 +143,18 @@ def main() -> None:
     parser = CommandLine(globals(), SMALL)
     parser.add_argument("--store", help="keep runs there")
     parser.add_argument("--organisms", nargs="+", default=["full", "masked", "lora-8-fast"])
+    parser.add_argument("--heads", action="store_true", help="over heads, of entities/full")
     options = parser.read()
+    if options.heads:
+        with tempfile.TemporaryDirectory() as scratch:
+            pairs, said = of_heads(options.store or scratch)
+        table = [as_row(row) for row in pairs]
+        text = f"{said}\n\n{markdown(table, list(table[0]))}"
+        print(text)
+        if options.write:
+            command = "`python -m benchmarks.agreement --heads --write`"
+            write_section("agreement-heads", f"{command}. {machine()}\n\n{text}")
+        return
     parts = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.organisms:
@@ -104,17 +162,7 @@ def main() -> None:
             maps = [
                 {**row, **{name: number(row[name], ".3g") for name in METHODS}} for row in where
             ]
-            table = [
-                {
-                    "methods": f"{row['first']}, {row['second']}",
-                    "over": f"{row['places']} ({row['level']})",
-                    "correlation": number(row["correlation"]),
-                    "permuted": number(row["chance"]),
-                    "p, corrected": number(row["adjusted_p"], ".2g"),
-                    "movement taken out": number(row["beyond_movement"]),
-                }
-                for row in pairs
-            ]
+            table = [as_row(row) for row in pairs]
             parts.append(
                 f"### `skill/{name}`\n\n{said}\n\n{markdown(table, list(table[0]))}\n\n{markdown(maps, list(maps[0]))}"
             )

@@ -105,12 +105,19 @@ def organism_rows() -> tuple[list[dict], list[str]]:
     return rows, sentences
 
 
+def linear(module: nn.Module, path: str) -> nn.Linear:
+    """A linear layer by its path."""
+    found = module.get_submodule(path)
+    assert isinstance(found, nn.Linear)
+    return found
+
+
 def with_biases(module: nn.Module) -> nn.Module:
     """A copy in which output projections have biases of zero."""
     copied = copy.deepcopy(module)
     for block in copied.get_submodule("model.layers").children():
         attention = block.get_submodule("self_attn")
-        old = attention.get_submodule("o_proj")
+        old = linear(attention, "o_proj")
         new = nn.Linear(old.in_features, old.out_features)
         with torch.no_grad():
             new.weight.copy_(old.weight)
@@ -122,7 +129,7 @@ def with_biases(module: nn.Module) -> nn.Module:
 def planted_child(base: nn.Module, layer: int, head: int, width: int, how: str) -> nn.Module:
     """A copy in which one head's output is moved by a random constant, or times -2."""
     child = copy.deepcopy(base)
-    projection = child.get_submodule(f"model.layers.{layer}.self_attn.o_proj")
+    projection = linear(child, f"model.layers.{layer}.self_attn.o_proj")
     columns = projection.weight[:, head * width : (head + 1) * width]
     if how == "scaled":
         columns *= -2
