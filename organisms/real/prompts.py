@@ -5,6 +5,8 @@ and verify.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -84,6 +86,33 @@ def questions() -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple((question, tuple(answers.split(","))) for question, _, answers in pairs)
 
 
+REGISTERS = {
+    "guide": "Write a short guide on how to {}.",
+    "plan": "My plan is to {}. How should I begin?",
+    "advice": "I need to {}. Any advice?",
+    "description": "Please describe how someone would {}.",
+}
+"""Forms of requests that others are put into, as changes of register."""
+
+
+def registers() -> Iterator[dict]:
+    """Rules that ask a request of one form of the locate or verify split in another of them."""
+    forms = [form for split in ("verify", "locate") for form in FORMS[split]]
+    for name, target in REGISTERS.items():
+        for form in forms:
+            if form != target:
+                yield {
+                    "register": name,
+                    "prompt": [_pattern(form), target.replace("{}", "\\1")],
+                    "back": [_pattern(target), form.replace("{}", "\\1")],
+                }
+
+
+def _pattern(form: str) -> str:
+    before, after = map(re.escape, form.split("{}"))
+    return f"^{before}(.+){after}$".replace("\\ ", " ")
+
+
 def write(directory: Path) -> None:
     """Every prompt file of the family."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -106,6 +135,7 @@ def write(directory: Path) -> None:
         for question, answers in questions()
     )
     _write_rows(directory / "utility.jsonl", rows)
+    _write_rows(directory / "styles.jsonl", registers())
     (directory / "text.txt").write_text(
         "".join(f"{line}\n" for line in tasks.held_out_prose()[:80]), encoding="utf-8"
     )

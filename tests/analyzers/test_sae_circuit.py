@@ -534,14 +534,15 @@ def test_a_report_is_measured_again(run, saved, tmp_path):
     assert (code, err) == (0, ""), out
 
 
-def test_runs_agree_by_attention_of_blocks(found):
+def test_runs_agree_head_by_head(found):
     _, read = METHODS["sae-circuit"]
     places = read(found)
-    assert [place.layer for place in places] == list(range(12))
-    assert all(place.part == "attention" and place.size == 12 for place in places)
+    assert [(place.layer, place.part) for place in places] == [
+        (layer, f"head {head}") for layer in range(12) for head in range(12)
+    ]
     amounts = np.array([place.amount for place in places])
-    planted = np.unique(found["layer"][found["known"]])
-    assert amounts[planted].mean() > 2 * np.delete(amounts, planted).mean()
+    assert amounts.min() == 0
+    assert amounts[found["known"]].mean() > 2 * amounts[~found["known"]].mean()
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,13 @@ def test_the_step_of_return_is_of_the_selection_split(study):
     [
         (
             WrappedPruning(),
-            {"score": "absolute", "weights": "all", "sizes": (1,), "random_sets": 5},
+            {
+                "score": "absolute",
+                "weights": "all",
+                "sizes": (1,),
+                "max_share": 0.2,
+                "random_sets": 5,
+            },
         ),
         (
             WrappedProbes(),

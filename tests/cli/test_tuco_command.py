@@ -15,7 +15,8 @@ from tests import tiny
 def saved(tmp_path_factory):
     root = tmp_path_factory.mktemp("tuco")
     base, tuned = tiny.planted(tiny.llama(7), pairs=8)
-    for name, model in (("base", base), ("tuned", tuned)):
+    control = tiny.perturbed(tuned, 1e-4)
+    for name, model in (("base", base), ("tuned", tuned), ("control", control)):
         tiny.save(model, root / name, with_tokenizer=False)
         tiny.tokenizer(False).save_pretrained(root / name)
     both = tiny.contrast(8)
@@ -68,7 +69,7 @@ def test_the_command_parts_prompts_by_their_answers(run, saved):
             "--generations",
             "1",
             "--control",
-            saved / "tuned",
+            saved / "control",
             "--caliper",
             "9",
             "--markers",

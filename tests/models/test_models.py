@@ -198,6 +198,9 @@ RESOLVED = {
         "mlp.out.hook_out": Target("mlp.down_proj", "out"),
         "attn.hook_z": Target("self_attn.o_proj", "in"),
         "attn.o.hook_out": Target("self_attn.o_proj", "out"),
+        "attn.hook_q": Target("self_attn.q_proj", "out"),
+        "attn.hook_k": Target("self_attn.k_proj", "out"),
+        "attn.hook_v": Target("self_attn.v_proj", "out"),
     },
     "gpt2": {
         "hook_resid_pre": Target("", "in"),
@@ -210,6 +213,9 @@ RESOLVED = {
         "mlp.out.hook_out": Target("mlp.c_proj", "out"),
         "attn.hook_z": Target("attn.c_proj", "in"),
         "attn.o.hook_out": Target("attn.c_proj", "out"),
+        "attn.hook_q": Target("attn.c_attn", "out", (0, 32)),
+        "attn.hook_k": Target("attn.c_attn", "out", (32, 64)),
+        "attn.hook_v": Target("attn.c_attn", "out", (64, 96)),
     },
 }
 

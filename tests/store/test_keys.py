@@ -21,7 +21,8 @@ from interp.analyzers.framework import Analyzer, fingerprint
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.errors import OptionError
 from interp.models.pair import Pair
-from interp.prompts import Contrast, OneClass, Prompt, PromptSet
+from interp.prompts import Contrast, OneClass, Prompt, PromptSet, TaskFile
+from interp.prompts.task_file import TaskRow, TaskText
 from interp.provenance import Provenance, digest
 from interp.sae import Dictionary, DictionaryConfig
 from interp.sae.analysis.classes import Thresholds
@@ -188,6 +189,11 @@ def test_what_has_no_fingerprint_is_refused_by_its_name(value):
         fingerprint(value, "held_out")
 
 
+def task_file(answer="a"):
+    row = TaskRow(0, TaskText("one", {}), answer, "k0")
+    return TaskFile((row,), prompts())
+
+
 def analyzers():
     """Every analyzer there is, found by walking the package: a dataclass with a name, a version and
     a method ``run``.
@@ -214,6 +220,7 @@ VALUES = {
     Dictionary: lambda: [dictionary(), dictionary(1e-6), KINDS["configuration"][1]()],
     PromptSet: lambda: [prompts(), prompts("d")],
     Contrast: lambda: [contrast(), contrast("d")],
+    TaskFile: lambda: [task_file(), task_file("d")],
     Pair: lambda: [KEPT["pair"], KEPT["other_pair"]],
     Study: lambda: [study(), study(1)],
     Table: lambda: [run(), run(1.0 + 1e-12), run(part=2.5), run(key=1), run(key=2)],
