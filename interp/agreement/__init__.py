@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from interp.agreement.comparison import MethodComparison, agreement_table, cells_table, null_table
-from interp.agreement.places import METHODS, POOLED_METHODS, Place, PlaceRow
+from interp.agreement.places import METHODS, POOLED_METHODS, Place, PlaceRow, method_name
 from interp.claims import Finding, conclude, evaluate
 from interp.errors import OptionError
 from interp.provenance import Provenance, environment
@@ -64,7 +64,7 @@ class Runs:
                         f"runs {first.key} and {provenance.key} are of different models ({role});"
                         " use one pair"
                     )
-        names = {METHODS[run.kind][0] for run in self.tables}
+        names = {method_name(run) for run in self.tables}
         if len(names) == 1 and names <= {*POOLED_METHODS}:
             raise OptionError(
                 f"all runs are of interp {self.tables[0].kind.replace('-', ' ')}, which are pooled:"
@@ -155,7 +155,7 @@ def _method_names(tables: Sequence[Table]) -> list[str]:
     """One name per run: its method, followed by its key if several runs have the same method and
     are not pooled.
     """
-    names = [METHODS[run.kind][0] for run in tables]
+    names = [method_name(run) for run in tables]
     keys = [run.require_provenance().key for run in tables]
     return [
         f"{name} {key[:8]}" if names.count(name) > 1 and name not in POOLED_METHODS else name

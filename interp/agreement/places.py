@@ -159,13 +159,20 @@ METHODS: dict[str, tuple[str, Callable[[Table], list[Place]]]] = {
     "sae-diff": ("features", _feature_places),
     "patch-weights": ("weights", _weight_places),
     "circuit": ("circuit", _circuit_places),
-    "patch-heads": ("heads", _patched_places),
+    "patch-heads": ("patched heads", _patched_places),
     "component-masking": ("masks", _masked_places),
     "lofit": ("scales", lambda run: _head_places(run, run["score"])),
     "wrapped-pruning": ("pruning", lambda run: _neuron_places(run.tables["units"])),
     "sae-circuit": ("head codes", lambda run: _head_places(run, run["moderated"].clip(0))),
 }
 """Kind of run -> name of the method here, and the function that reads its places."""
+
+
+def method_name(run: Table) -> str:
+    """The name of a run's method here: heads and neurons are located by one command."""
+    heads = run.kind == "locate-neurons" and run.summary.get("unit") == HEAD
+    return "located heads" if heads else METHODS[run.kind][0]
+
 
 POOLED_METHODS = ("features",)
 """Methods whose runs cover only one place, so that all runs of one pair are pooled."""
