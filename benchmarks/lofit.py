@@ -25,6 +25,8 @@ from interp.prompts import Contrast, read_prompts
 from interp.study import Study
 
 PAIRS = ("refusal/lora", "refusal/attention", "refusal/sham")
+WHOLE = "refusal/planted"
+"""Stored with all its weights, so that its base has no adapter in it: children are made of that base."""
 REAL = ("smollm2/lora",)
 CONTROLS = {"refusal": ("refusal/sham",), "smollm2": ("smollm2/control-0",)}
 PROMPTS, TOKENS, DRAWS, EPOCHS = 16, 12, 19, 40
@@ -141,7 +143,7 @@ def planted_child(base: nn.Module, layer: int, head: int, width: int, how: str) 
 
 def planted_rows() -> list[dict]:
     """Rank of the one planted head by every score, of the children whose answers change."""
-    study = study_of(PAIRS[0], PROMPTS, TOKENS)
+    study = study_of(WHOLE, PROMPTS, TOKENS)
     anatomy = study.pair.require_base("a child").anatomy
     base = with_biases(study.pair.require_base("a child").module)
     total = anatomy.n_layers * anatomy.n_heads
