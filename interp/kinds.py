@@ -93,6 +93,36 @@ def load(path: str) -> Any:
 
 
 KINDS: dict[str, Kind] = {
+    "audit": Kind(
+        analyzer="interp.analyzers.audit:Audit",
+        replayable=True,
+        help="what a fine-tune changed, before it ships: a verdict per row, and an exit code",
+        figure="interp.figures.audit:audit_figure",
+        heading="What changed, and within which margin",
+        section="Audit",
+        order=-1,
+    ),
+    "behaviour-change": Kind(
+        analyzer="interp.analyzers.behaviour_change:BehaviourChange",
+        figure="interp.figures.audit:behaviour_figure",
+        heading="How often both models show the behaviour",
+        section="Behaviour before and after",
+        order=50,
+    ),
+    "text-loss": Kind(
+        analyzer="interp.analyzers.text_loss:TextLoss",
+        figure="interp.figures.audit:loss_figure",
+        heading="Loss of texts in both models",
+        section="Loss of ordinary texts",
+        order=51,
+    ),
+    "direction-change": Kind(
+        analyzer="interp.analyzers.direction_change:DirectionChange",
+        figure="interp.figures.audit:direction_figure",
+        heading="Does the direction between the classes still point where it did?",
+        section="Direction between the classes",
+        order=52,
+    ),
     "discover": Kind(
         analyzer="interp.analyzers.discover:Discover",
         replayable=True,

@@ -24,6 +24,7 @@ from interp.errors import InterpError
 from interp.kinds import KINDS, command_helps, kinds
 
 _LISTED = (
+    "audit",
     "locate-neurons",
     "transfer",
     "dissociate",

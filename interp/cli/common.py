@@ -45,7 +45,7 @@ PANELS = (EXAMINED, METHOD, VERIFICATION, RUNNING, OUTPUT)
 """Groups of options in a command's help, in this order."""
 
 
-NOT_RECORDED = {"store", "quiet", "as_json", "debug"}
+NOT_RECORDED = {"store", "quiet", "as_json", "debug", "summary"}
 """Options that change neither what is computed nor how: where runs are kept, what is printed."""
 
 

@@ -84,6 +84,10 @@ LINE_LABELS: Mapping[str, tuple[str, str]] = {
 }
 
 
+TOLD_BY_OPENING = "audit"
+"""The kind whose first lines say what its claims say."""
+
+
 def result_text(runs: Sequence[Any], page: Path, root: Path) -> str:
     """The printed result: the sentence of every run, its claims, and the paths of its tables and
     its page.
@@ -102,7 +106,7 @@ def result_text(runs: Sequence[Any], page: Path, root: Path) -> str:
         f"{'weights:':{width}} {run.summary['weights']}" for run in runs if _kind(run) == "compare"
     ]
     for run in runs:
-        if findings := run.summary.get("findings"):
+        if (findings := run.summary.get("findings")) and _kind(run) != TOLD_BY_OPENING:
             lines += ["", claims_table(findings), ""]
         if _kind(run) == "baselines":
             lines += [baselines_table(_table(run, root)), ""]

@@ -8,9 +8,9 @@ import typer
 
 from interp.cli.behaviour_options import BehaviourOptions
 from interp.cli.common import takes
+from interp.cli.located_source import located_run, source_pair
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
-from interp.errors import OptionError, required
 
 
 @takes(BehaviourOptions)
@@ -53,11 +53,7 @@ def command(
     from interp.store import Store
 
     store = Store(common.store)
-    located = store.get(run)
-    if located.kind != "locate-neurons":
-        raise OptionError(
-            f"run {run} is of kind {located.kind}; give the key of a locate-neurons run (interp ls)"
-        )
+    located = located_run(store, run)
     provenance = located.require_provenance()
     source = source or provenance.context["tuned"]
     source_base = source_base or provenance.context.get("base") or None
@@ -69,7 +65,6 @@ def command(
     def compute(session: Session) -> list:
         from interp.analyzers.locate_neurons import LocateNeurons
         from interp.analyzers.transfer import Transfer
-        from interp.models.pair import Pair
 
         common.batches()
         common.warn_of_few(random_sets)
@@ -82,15 +77,7 @@ def command(
         }
         locate = LocateNeurons(**options)
         session.begin()
-        source_pair = Pair.load(required(source, "--source MODEL"), source_base, **common.loading)
-        for role in ("base", "tuned", "adapter"):
-            if (before := provenance.inputs.get(role)) != source_pair.digests.get(
-                role
-            ) and before is not None:
-                raise OptionError(
-                    f"{source} is not what run {run} was made of: its {role} changed; give --source"
-                    " MODEL"
-                )
+        of_source = source_pair(common, located, source, source_base)
         pair = session.load(tuned, common.base)
         study = common.study(
             pair,
@@ -118,7 +105,7 @@ def command(
         recomputed = store.run(locate, study)
         transfer = Transfer(
             located,
-            source_pair,
+            of_source,
             recomputed=recomputed.table,
             random_sets=random_sets,
             control_prompts=control_prompts,

@@ -19,7 +19,7 @@ from interp.claims.control_fine_tunes import (
     controls_phrase,
 )
 from interp.experiments.records import records_table
-from interp.maths.alignment import cka_interval, debiased_cka
+from interp.maths.alignment import cka_interval, debiased_cka, linear_cka
 from interp.maths.intervals import cluster_interval
 from interp.models.changes import TensorChange
 from interp.rows import PromptRow, flag, key, measure, rows_table, text
@@ -63,6 +63,7 @@ class ComparedControlRow(ControlRow):
     kl_last: float = measure("mean of control_kl_last", "nats")
     flips: float = measure("mean of control_flips")
     drift: float = measure("one minus the mean cosine after the last block")
+    cka_distance: float = measure("one minus linear CKA of the streams, mean over depths")
 
 
 class DriftRow(PromptRow):
@@ -149,12 +150,19 @@ def control_numbers(controls: Sequence[Sequence[GroupComparison]]) -> dict[str, 
             for control in controls
         ],
     }
+    numbers["cka_distance"] = [float(1 - np.nanmean(_ckas(control))) for control in controls]
     if all(len(control) == 2 for control in controls):
         numbers["more_on_positive"] = [
             _at_last_token(control[:1], "kl").mean() - _at_last_token(control[1:], "kl").mean()
             for control in controls
         ]
     return numbers
+
+
+def _ckas(parts: Sequence[GroupComparison]) -> list[float]:
+    """Linear CKA of the streams at every depth."""
+    base, tuned = (np.concatenate([part.sample[side] for part in parts]) for side in (0, 1))
+    return [linear_cka(base[:, depth], tuned[:, depth]) for depth in range(base.shape[1])]
 
 
 def _joined(parts: Sequence[GroupComparison], name: str) -> np.ndarray:
