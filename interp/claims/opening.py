@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from interp.claims.audit_lines import audit_lines
 from interp.claims.discovery_opening import discovery_lines
 from interp.claims.stored import from_table
 from interp.table import Table
@@ -18,9 +19,11 @@ def opening_lines(run: Table) -> list[str]:
     """The question; the rate of the behaviour before, under ablation and patched into the base; the
     log-odds; the verdicts. Of a discovery: what is beyond the controls.
 
-    ``run`` is of kind ``discover``, or of kind ``verify-neurons`` and its summary has the
+    ``run`` is of kind ``audit`` or ``discover``, or of kind ``verify-neurons`` and its summary has the
     ``labels`` of the behaviour; [] if no unit was selected.
     """
+    if run.kind == "audit":
+        return audit_lines(run)
     if run.kind == "discover":
         n_controls = int(run.tables["models"]["control"].sum())
         return discovery_lines(run, run.tables["methods"], n_controls)

@@ -48,8 +48,7 @@ CONTROLS_MARGIN = Margin(0.0, "never")
 class Margins:
     """The entries of a file by row; ``of`` fills in the default of a row without one."""
 
-    entries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    source: str = ""
+    entries: Mapping[str, Mapping[str, float | str | bool]] = field(default_factory=dict)
 
     def of(self, row: str, default: Margin) -> Margin:
         """The margin of a row; OptionError where the entry does not fit it."""
@@ -58,12 +57,12 @@ class Margins:
         words = OF_CONTROLS if is_internal else OF_BASE
         if is_internal and "margin" in entry:
             raise OptionError(
-                f"{self.source}: {row} has a margin, but it is compared with control fine-tunes;"
+                f"--margins: {row} has a margin, but it is compared with control fine-tunes;"
                 " leave it out"
             )
         if entry.get("fails", words[0]) not in words:
             raise OptionError(
-                f"{self.source}: {row} fails on {entry['fails']!r}; use {', '.join(words)}"
+                f"--margins: {row} fails on {entry['fails']!r}; use {', '.join(words)}"
             )
         return replace(default, **{name.replace("-", "_"): value for name, value in entry.items()})
 
@@ -72,7 +71,7 @@ class Margins:
         rows = list(rows)
         if unknown := [row for row in self.entries if row not in rows]:
             raise OptionError(
-                f"{self.source}: the audit has no row {unknown[0]!r}; it has {', '.join(rows)}"
+                f"--margins: the audit has no row {unknown[0]!r}; it has {', '.join(rows)}"
             )
 
 
@@ -93,7 +92,7 @@ def read_margins(path: str | Path | None) -> Margins:
         raise OptionError(f"{path} needs one field, rows, with an entry by row")
     for row, entry in rows.items():
         _require_entry(f"{path}: {row}", entry)
-    return Margins({str(row): dict(entry) for row, entry in rows.items()}, str(path))
+    return Margins({str(row): dict(entry) for row, entry in rows.items()})
 
 
 def _require_entry(where: str, entry: Any) -> None:

@@ -16,7 +16,9 @@ import interp.analyzers
 from examples.answer_length import AnswerLength
 from interp import claims
 from interp.analyzers.activation_difference import ActivationDifference
+from interp.analyzers.audit import Audit
 from interp.analyzers.baselines import Baselines
+from interp.analyzers.behaviour_change import BehaviourChange
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
 from interp.analyzers.concept_shift import ConceptShift
@@ -24,6 +26,7 @@ from interp.analyzers.contrastive_generation import ContrastiveGeneration
 from interp.analyzers.control_locations import ControlLocations
 from interp.analyzers.cross_patch import CrossPatch
 from interp.analyzers.diff_mining import DiffMining
+from interp.analyzers.direction_change import DirectionChange
 from interp.analyzers.discover import Discover
 from interp.analyzers.dissociation import Dissociation
 from interp.analyzers.framework import Analyzer
@@ -41,6 +44,7 @@ from interp.analyzers.sae_circuit import SaeCircuit
 from interp.analyzers.sae_diff import SaeDiff
 from interp.analyzers.stability import Stability
 from interp.analyzers.stitch import Stitch, StitchInput
+from interp.analyzers.text_loss import TextLoss
 from interp.analyzers.training_rows import TrainingRows
 from interp.analyzers.trait_screening import TraitScreening
 from interp.analyzers.trait_shift import TraitShift
@@ -222,6 +226,19 @@ def discover(study, _, unit):
     return Discover([method(study) for method in methods])
 
 
+def audit(study, _, unit):
+    base = study.pair.require_base("a control")
+    controls = [Pair(base, base, study.pair.tokenizer, study.pair.digests) for _ in range(2)]
+    methods = (
+        BehaviourChange(label="refusal"),
+        TextLoss(),
+        Compare(controls, cka_tokens=32, floor_prompts=2),
+        Tuco(controls=controls),
+        DirectionChange(controls),
+    )
+    return Audit([method(study) for method in methods])
+
+
 def contrastive_generation(study, _, unit):
     return ContrastiveGeneration(prefill_count=2, tokens=4)
 
@@ -296,6 +313,7 @@ OF_PAIRS = (
     patch_weights,
     stitch,
     discover,
+    audit,
     contrastive_generation,
     perplexity_differencing,
     activation_difference,
@@ -585,8 +603,12 @@ def test_neither_batch_size_nor_padding_count(tables, modules, name):
     found = analyzer(name, padded)(padded)
     # contrast divides by a spread that can be next to nothing
     # TuCo states its rounding floor, which is of the batches' shapes
-    # a discovery names the runs that it joins, whose keys follow the padding
-    parts = {"tuco": {"layers"}, "discover": {"models", "groups"}}.get(name)
+    # a discovery and an audit name the runs that they join, whose keys follow the padding
+    parts = {
+        "tuco": {"layers"},
+        "discover": {"models", "groups"},
+        "audit": {"claims"},
+    }.get(name)
     whole(tables(name), found, 1e-5 if "contrast" in name or name in IN_FLOAT32 else 1e-8, parts)
     assert study.provenance(analyzer(name, study)).key == tables(name).provenance.key
 
@@ -628,6 +650,10 @@ def test_an_identical_pair_is_silent(modules, name):
         return
     if name in DESCRIPTIONS:
         assert not len(table)
+        return
+    if name == "audit":  # that nothing changed is a claim, and may be supported
+        assert not {"changed", "beyond controls"} & set(table["verdict"].tolist())
+        assert not table["failed"].any()
         return
     assert table.summary["supported"] is False
     assert table.summary["sentence"].endswith(".")

@@ -42,9 +42,7 @@ def test_every_figure_has_title_and_caption_and_is_json(made):
 def test_kinds_without_figure_and_empty_tables_are_refused():
     with pytest.raises(
         OptionError,
-        match=(
-            "no figure for tables of kind 'neuron-tokens': there are discover, diff-mining, baselines,"
-        ),
+        match=("no figure for tables of kind 'neuron-tokens': there are audit, behaviour-change,"),
     ):
         plot(located().tables["tokens"])
     for made in DRAWN:

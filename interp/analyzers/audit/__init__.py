@@ -14,7 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from interp.analyzers.audit.rows import BEYOND, KINDS, OF_BASE, AuditRow, asked_rows, judged
+from interp.analyzers.audit.rows import (
+    BEYOND,
+    KINDS,
+    OF_BASE,
+    AuditRow,
+    SourceRow,
+    asked_rows,
+    judged,
+)
 from interp.analyzers.framework import Analyzer, Known, Result, option
 from interp.claims import Claim, escape_braces, statistic
 from interp.claims.audit_lines import audit_lines, number
@@ -49,7 +57,7 @@ class Audit(Analyzer):
 
     runs: Sequence[Table] = option((), "Tables of the analyzers.")
     control_runs: Sequence[Table] = option((), "Tables of intruders of the controls.")
-    margins: Margins = option(Margins(), "Margins by row.")
+    margins: Margins = option(Margins(), "Margins and thresholds by row.")
 
     def check(self, known: Known) -> None:
         """Raise OptionError without runs, and for one of another kind."""
@@ -65,7 +73,8 @@ class Audit(Analyzer):
 
     def run(self, study: Study) -> Result:
         """Judge every row."""
-        records = judged(asked_rows(self.runs, self.control_runs, study.seed), self.margins)
+        rows = asked_rows(self.runs, self.control_runs, study.seed)
+        records = judged(rows, self.margins)
         table = records_table(AuditRow, self.name, records)
         failed = [record["row"] for record in records if record["failed"]]
         verdict = f"failed ({', '.join(failed)})" if failed else "passed"
@@ -84,11 +93,11 @@ class Audit(Analyzer):
                 )
         return Result(
             table,
+            {"sources": records_table(SourceRow, "", [{"row": r.row, "run": r.run} for r in rows])},
             claims=[_claim(record) for record in records],
             summary={**summary, "opening": audit_lines(table)},
             limits=limits,
             lead=f"The audit {verdict}.",
-            supported=not failed,
         )
 
 
@@ -115,7 +124,7 @@ def _claim(record: dict[str, Any]) -> Claim:
             at_most=ALPHA,
             beyond=["threshold"],
             reference=ALPHA,
-            control="no difference between the models",
+            control="two models that do not differ",
             text=f"{_of_base(question, record)}; p = {{value:.2g}} after Holm's correction.",
             also=_numbers(where),
         )

@@ -62,7 +62,13 @@ class AuditRow:
     fails_on: str = text("fall, rise, either, beyond or never")
     must_decide: bool = flag("the audit also fails where this cannot be told")
     failed: bool = flag("the row crosses its threshold")
-    run: str = text("key of the run it is read from")
+
+
+class SourceRow:
+    """A row per row of the audit."""
+
+    row: str = AuditRow.row
+    run: str = text("key of the run it is read from; the controls' intruders are runs of their own")
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def _p(row: Asked) -> float:
 
 
 def _new_control_p(row: Asked) -> float:
-    return observation_p(row.value, row.controls)
+    return observation_p(row.value, np.array(row.controls))
 
 
 def _record(row: Asked, p: float, p_adjusted: float, margin: Margin) -> dict[str, Any]:
@@ -131,7 +137,6 @@ def _record(row: Asked, p: float, p_adjusted: float, margin: Margin) -> dict[str
         "p_adjusted": p_adjusted,
         "fails_on": margin.fails,
         "must_decide": margin.must_decide,
-        "run": row.run,
         "controls": len(row.controls),
     }
     if (change := row.change) is not None:
@@ -151,7 +156,7 @@ def _record(row: Asked, p: float, p_adjusted: float, margin: Margin) -> dict[str
             "verdict": said,
             "failed": _base_row_fails(said, change.value, margin),
         }
-    low, high = observation_interval(row.controls)
+    low, high = observation_interval(np.array(row.controls))
     said = row.known or CANNOT_TELL
     if not row.known and len(row.controls) >= MIN_FOR_INTERVAL:
         said = BEYOND if p_adjusted <= ALPHA else NOT_BEYOND
