@@ -9,7 +9,7 @@ from typing import Any
 
 from interp.table import Table
 
-_COLUMNS = ("row", "base", "fine-tuned", "difference", "margin", "verdict")
+COLUMNS = ("row", "base", "fine-tuned", "difference", "margin", "verdict")
 
 
 def number(value: float, form: str) -> str:
@@ -17,28 +17,34 @@ def number(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(round(value, 12) + 0.0, form)
 
 
+def audit_cells(table: Table) -> list[tuple[str, ...]]:
+    """The texts of every row, in the order of ``COLUMNS``."""
+    return [_cells(record) for record in _records(table)]
+
+
 def audit_lines(table: Table) -> list[str]:
     """A line that says whether the audit passed, and one for each row."""
-    cells = [_COLUMNS, *(_cells(record) for record in _records(table))]
-    widths = [max(len(row[at]) for row in cells) for at in range(len(_COLUMNS))]
+    cells = [COLUMNS, *audit_cells(table)]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(COLUMNS))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     ]
-    return [_headline(table), *lines]
+    return [audit_headline(table), *lines]
 
 
 def audit_markdown(table: Table, title: str) -> str:
     """The audit as Markdown: a heading, the verdict, a table of the rows."""
-    lines = [f"## {_escape(title)}", "", f"**{_headline(table)}**", ""]
-    lines += [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
-    for record in _records(table):
-        lines.append(f"| {' | '.join(_escape(cell) for cell in _cells(record))} |")
+    lines = [f"## {_escape(title)}", "", f"**{audit_headline(table)}**", ""]
+    lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    for cells in audit_cells(table):
+        lines.append(f"| {' | '.join(map(_escape, cells))} |")
     lines += ["", *(f"* {_escape(limit)}" for limit in table.summary.get("limits", ()))]
     return "\n".join([*lines, ""])
 
 
-def _headline(table: Table) -> str:
+def audit_headline(table: Table) -> str:
+    """Whether the audit passed, and the rows that fail."""
     failed = table["row"][table["failed"]].tolist()
     if not failed:
         return "audit passed: no row crosses its threshold"
@@ -56,18 +62,18 @@ def _cells(record: Mapping[str, Any]) -> tuple[str, ...]:
     if record["compared_with"] != "base":
         expected = ""
         if not math.isnan(record["control_low"]):
-            low, high = (number(record[f"control_{end}"], form) for end in ("low", "high"))
-            expected = f" (a new control: {low} to {high}, p {number(record['p_adjusted'], '.2g')})"
+            low, high = (number(record[f"control_{end}"], ".3g") for end in ("low", "high"))
+            expected = f" (a new control: {low} to {high}, p {_p(record)})"
         return (
             record["row"],
             "-",
-            number(record["tuned"], form),
+            number(record["tuned"], ".3g"),
             "-",
             "-",
             f"{failed}{record['verdict']}{expected}",
         )
     low, high = (number(record[end], signed) for end in ("low", "high"))
-    said = f"{failed}{record['verdict']} (p {number(record['p_adjusted'], '.2g')}"
+    said = f"{failed}{record['verdict']} (p {_p(record)}"
     if record["verdict"] == "cannot tell":
         said += f"; seen would have been {number(record['smallest_effect'], form)}"
     return (
@@ -78,6 +84,11 @@ def _cells(record: Mapping[str, Any]) -> tuple[str, ...]:
         number(record["margin"], form),
         f"{said})",
     )
+
+
+def _p(record: Mapping[str, Any]) -> str:
+    p = record["p_adjusted"]
+    return "below 1e-6" if p < 1e-6 else number(p, ".2g")
 
 
 def _escape(text: str) -> str:

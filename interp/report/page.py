@@ -23,6 +23,9 @@ from interp.report.rendering import Html, Section, render
 from interp.report.text import json_text
 from interp.table import Table
 
+AUDIT = "audit"
+"""The kind whose opening is a table, which says what its claims say."""
+
 
 def write_page(path: str | os.PathLike, tables: Sequence[Table], title: str) -> Path:
     """Write the page for these runs (a locating run, its verifying run, or both) and return its
@@ -41,11 +44,17 @@ def render_page(tables: Sequence[Table], title: str) -> str:
     parts = [
         Section("Example answers", [sections.examples_table(part)]) for part in examples_of(runs)
     ]
-    if claims:
-        claims_html = [sections.claims_table(claims), figure_of(to_table(claims))]
+    told_in_rows = all(run.kind == AUDIT for run in runs)
+    claims_html = [sections.claims_table(claims), figure_of(to_table(claims))] if claims else []
+    if claims and not told_in_rows:
         parts.append(Section("Claims and verdicts", claims_html))
     parts += sections_of(runs)
-    limits = sections.bullets(sections.limit_lines(runs, claims))
+    if claims and told_in_rows:
+        collapsed = render("collapsed.html", summary="The rows as claims", content=claims_html[0])
+        parts.append(Section("Claims and verdicts", [collapsed]))
+    limits = sections.bullets(
+        sections.specific_limits(runs, ()) if told_in_rows else sections.limit_lines(runs, claims)
+    )
     parts.append(Section("What these results do not show", [limits]))
     parts.append(Section("What was compared", [facts_html(runs)]))
     return render_document(
@@ -53,13 +62,19 @@ def render_page(tables: Sequence[Table], title: str) -> str:
         title,
         pair=_pair(runs),
         openings=[opening_of(run) for run in runs],
-        sentences=[run.summary["sentence"] for run in runs if run.summary.get("sentence")],
+        sentences=[
+            run.summary["sentence"]
+            for run in runs
+            if run.summary.get("sentence") and run.kind != AUDIT
+        ],
         sections=parts,
     )
 
 
 def opening_of(run: Table) -> Html:
-    """The opening lines of a run as a list; empty for a run without them."""
+    """The opening lines of a run as a list, of an audit its rows; empty for a run without them."""
+    if run.kind == AUDIT:
+        return sections.audit_table(run)
     lines = run.summary.get("opening")
     return sections.bullets(lines, "opening") if lines else Html()
 

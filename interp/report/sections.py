@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from interp.claims import NOT_TESTED, SUPPORTED, TOO_FEW, Finding, from_table
+from interp.claims.audit_lines import COLUMNS, audit_cells, audit_headline
 from interp.display import as_sentence, control_text
 from interp.report.rendering import Html, render
 from interp.report.text import format_interval, format_number
@@ -100,6 +101,14 @@ def _interval_bound(claim: Finding) -> str:
     end = max(ends) if is_lower_bound else min(ends)
     side = "above" if is_lower_bound else "up to"
     return "" if end == claim.threshold else f"interval {side} {format_number(end)}"
+
+
+def audit_table(table: Table) -> Html:
+    """The verdict of an audit and one row per question."""
+    rows = zip(
+        audit_cells(table), table["question"].tolist(), table["failed"].tolist(), strict=True
+    )
+    return render("audit.html", headline=audit_headline(table), columns=COLUMNS, rows=list(rows))
 
 
 def baselines_table(table: Table) -> Html:
