@@ -11,7 +11,7 @@ import sys
 NAMES = (
     *("methods", "variants", "checks", "tuco", "failing_style", "intruders", "graft"),
     *("stitch", "continual", "agreement", "patch_weights", "cross_patch", "wrapped"),
-    *("circuit", "patch_heads", "component_masking"),
+    *("circuit", "patch_heads", "component_masking", "audit"),
     *("sae_circuit", "lofit"),
     *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_diff"),
     *(
