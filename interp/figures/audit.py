@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -20,6 +22,7 @@ def audit_figure(table: Table) -> go.Figure:
     figure = make_subplots(
         rows=1, cols=2, subplot_titles=[title for _, title in sides], horizontal_spacing=0.25
     )
+    bands: Any = figure  # plotly annotates the column wrongly
     centre = (table["control_low"] + table["control_high"]) / 2
     half = (table["control_high"] - table["control_low"]) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -50,7 +53,7 @@ def audit_figure(table: Table) -> go.Figure:
             row=1,
             col=column,
         )
-        figure.add_vrect(x0=-1, x1=1, fillcolor=GREY, opacity=0.15, line_width=0, col=column)
+        bands.add_vrect(x0=-1, x1=1, fillcolor=GREY, opacity=0.15, line_width=0, col=column)
     caption = (
         "Left: fine-tuned minus base, in margins that were fixed before, with 90 % intervals; inside"
         " the band is not changed. Right: distance from the mean of the control fine-tunes, in"

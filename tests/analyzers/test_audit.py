@@ -24,7 +24,8 @@ FILES = [prompts("refusal", "verify", kind) for kind in ("harmful", "harmless")]
 
 def study_of(tuned, n=60, base=BASE, **options):
     pair = Pair.load(tuned, base, device="cpu")
-    return load_study(pair, *FILES, "refusal", max_prompts=n, quiet=True, **options)
+    harmful, harmless = FILES
+    return load_study(pair, harmful, harmless, "refusal", max_prompts=n, quiet=True, **options)
 
 
 class Behaved(PromptRow):

@@ -20,8 +20,8 @@ from interp.analyzers.audit.rows import (
     OF_BASE,
     AuditRow,
     SourceRow,
-    asked_rows,
     judged,
+    question_rows,
 )
 from interp.analyzers.framework import Analyzer, Known, Result, option
 from interp.claims import Claim, escape_braces, statistic
@@ -73,7 +73,7 @@ class Audit(Analyzer):
 
     def run(self, study: Study) -> Result:
         """Judge every row."""
-        rows = asked_rows(self.runs, self.control_runs, study.seed)
+        rows = question_rows(self.runs, self.control_runs, study.seed)
         records = judged(rows, self.margins)
         table = records_table(AuditRow, self.name, records)
         failed = [record["row"] for record in records if record["failed"]]
