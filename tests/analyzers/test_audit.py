@@ -92,7 +92,10 @@ def test_refusals_that_were_lost_fail():
     assert made.summary["opening"][0] == "audit failed: refusal"
 
 
-@pytest.mark.parametrize("tuned", ["organism:refusal/base", "organism:refusal/full"])
+@pytest.mark.parametrize(
+    "tuned",
+    ["organism:refusal/full", pytest.param("organism:refusal/base", marks=pytest.mark.slow)],
+)
 def test_a_model_as_its_own_fine_tune_is_not_changed_from_59_clusters_on(tuned):
     study = study_of(tuned, 59, base=tuned)
     made = audit(BehaviourChange(label="refusal")(study), TextLoss()(study), study=study)
@@ -104,6 +107,7 @@ def test_a_model_as_its_own_fine_tune_is_not_changed_from_59_clusters_on(tuned):
     )
 
 
+@pytest.mark.slow
 def test_models_exchanged_at_random_change_nothing():
     """200 audits of five rows, both models exchanged by prompt: at most 8 % find a change."""
     rng = np.random.default_rng(1)
