@@ -116,6 +116,13 @@ KINDS: dict[str, Kind] = {
         section="Loss of ordinary texts",
         order=51,
     ),
+    "evaluation-scores": Kind(
+        analyzer="interp.analyzers.evaluation_scores:EvaluationScores",
+        figure="interp.figures.audit:scores_figure",
+        heading="Scores of both models by task",
+        section="Scores of other evaluations",
+        order=53,
+    ),
     "direction-change": Kind(
         analyzer="interp.analyzers.direction_change:DirectionChange",
         figure="interp.figures.audit:direction_figure",

@@ -118,6 +118,16 @@ def command(
     margins: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="Margins and thresholds by row.")
     ] = None,
+    evals: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help=(
+                "Per-sample scores that you already have (lm-eval's files or their folder, or logs"
+                " of Inspect); given twice: of the base, then of the tuned model."
+            ),
+        ),
+    ] = None,
     located: Annotated[
         str | None,
         typer.Option(
@@ -156,10 +166,11 @@ def command(
     if "refusal" in behaviours:
         raise OptionError("refusal is always asked for; leave --behaviour refusal out")
     rules = read_margins(margins)
+    scores = _scores(evals)
     if summary is not None and not Path(summary).absolute().parent.is_dir():
         raise OptionError(f"--summary {summary}: its folder is not there; make it first")
     arguments = {**locals()}
-    for name in ("files", "rules", "behaviour", "behaviours", "summary", "read_margins"):
+    for name in ("files", "rules", "scores", "behaviour", "behaviours", "summary", "read_margins"):
         arguments.pop(name, None)
     request = Request.of(
         "audit", arguments | {"behaviours": behaviours, "prompts": None, **_named(files)}
@@ -167,6 +178,7 @@ def command(
 
     def compute(session: Session) -> list:
         from interp.analyzers.audit import Audit
+        from interp.analyzers.evaluation_scores import EvaluationScores
         from interp.metrics import Task
 
         contrast, utility = common.read()
@@ -187,6 +199,10 @@ def command(
         session.note(study.counts, *study.notes)
         behaviour_studies = [replace(study, metric=one.metric(pair.tokenizer)) for one in further]
         runs = behaviour_runs(session, study, behaviour_studies, of_utility)
+        if scores is not None:
+            run = session.store.run(EvaluationScores(*scores), study)
+            session.note(*run.summary["notes"])
+            runs.append(run)
         runs += internal_runs(session, study, controls)
         intruders = intruder_runs(session, tuned, common.base, control or ())
         runs += intruders[:1]
@@ -197,7 +213,9 @@ def command(
         audit = Audit([run.table for run in runs], [run.table for run in intruders[1:]], rules)
         return [session.store.run(audit, study)]
 
-    key = answer(request, f"Audit of {tuned}", compute, recalls=not behaviours)
+    # a request does not describe what behaviour files name, nor folders of scores
+    recalls = not behaviours and scores is None
+    key = answer(request, f"Audit of {tuned}", compute, recalls=recalls)
     return finish(key, common, summary, tuned)
 
 
@@ -293,6 +311,22 @@ def discovery_run(session: Session, pair: "Pair", controls: "Sequence[Pair]") ->
         analyzer.require(study)
     tables = [session.store.run(analyzer, study).table for analyzer in analyzers]
     return session.store.run(Discover(tables), study)
+
+
+def _scores(evals: list[Path] | None) -> list[dict[str, Path]] | None:
+    """The files of both, found to be readable and comparable before any model is loaded."""
+    from interp.prompts.evaluation_logs import pair_scores, read_scores, score_files
+
+    if not evals:
+        return None
+    if len(evals) != 2:
+        raise OptionError(
+            f"--evals is given {len(evals)} time{'s' * (len(evals) > 1)}; give it twice: scores of"
+            " the base, then of the tuned model"
+        )
+    base, tuned = (score_files(path) for path in evals)
+    pair_scores(read_scores(base), read_scores(tuned))
+    return [base, tuned]
 
 
 def _named(files: dict[str, Path]) -> dict[str, Path | None]:

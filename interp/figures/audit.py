@@ -103,3 +103,25 @@ def direction_figure(table: Table) -> go.Figure:
     caption = "Direction between the classes' mean streams at the last token."
     finish(figure, "Direction between the classes", caption, height=360)
     return figure
+
+
+def scores_figure(table: Table) -> go.Figure:
+    """Mean score of each model by task and metric."""
+    names = list(zip(table["task"].tolist(), table["metric"].tolist(), strict=True))
+    tasks = list(dict.fromkeys(names))
+    rows = [np.array([name == task for name in names]) for task in tasks]
+    figure = go.Figure()
+    for role, name, colour in (("base", "base", GREY), ("tuned", "fine-tuned", BLUE)):
+        figure.add_trace(
+            go.Bar(
+                x=[float(table[role][of_task].mean()) for of_task in rows],
+                y=[escape_label(" ".join(task)) for task in tasks],
+                name=name,
+                orientation="h",
+                marker={"color": colour},
+            )
+        )
+    caption = "Mean over the documents that both models were scored on."
+    finish(figure, "Scores by task", caption, height=200 + 40 * len(tasks))
+    figure.update_yaxes(autorange="reversed")
+    return figure

@@ -375,6 +375,8 @@ ANALYZERS = {
 OF_WEIGHTS = {"intruders", "intruder_scaling", "intruder_forgetting"}
 # These read task files with named words and other texts: test_component_masking.py, test_circuit.py.
 OF_TASK_FILES = {"component_masking", "circuit"}
+# This reads scores that were computed elsewhere: test_evaluation_scores.py.
+OF_SCORES = {"evaluation_scores"}
 # These are of a dictionary in one model, and an identical pair is no silence to them:
 # tests/sae/test_sae_scores.py, tests/sae/test_sae_eval.py, tests/analyzers/test_sae_features.py,
 # tests/analyzers/test_sae_probe.py.
@@ -402,6 +404,7 @@ ANALYZERS |= unnamed(
         "framework",
         *OF_WEIGHTS,
         *OF_TASK_FILES,
+        *OF_SCORES,
         *OF_ONE_MODEL,
         *(name.split()[0].replace("-", "_") for name in ANALYZERS),
     }

@@ -8,6 +8,7 @@ import pytest
 from interp.cli import main
 from interp.organisms import prompts
 from interp.store import Store
+from tests.prompts.test_evaluation_logs import harness, line
 
 BASE = ["--base", "organism:refusal/base"]
 SMALL = ["--max-prompts", "12", "--max-new-tokens", "12", "--no-discovery", "--quiet"]
@@ -133,3 +134,17 @@ def test_a_folder_without_a_class_or_with_two_is_refused(folder, store, tmp_path
     code, _, err = run(capsys, *command, tmp_path)
     assert code == 2
     assert "are both there" in err
+
+
+def test_scores_that_a_team_already_has_are_rows(audited, tmp_path, capsys):
+    folders = [
+        harness(tmp_path / name, [line(at, float(at >= dropped)) for at in range(60)])
+        for name, dropped in (("base", 0), ("tuned", 20))
+    ]
+    evals = [word for one in folders for word in ("--evals", one)]
+    code, out, err = run(capsys, *audited, *evals)
+    assert code == 1, err
+    assert out.startswith("audit failed: arc_easy-acc\n")
+    code, _, err = run(capsys, *audited, *evals[:2])
+    assert code == 2
+    assert "give it twice" in err

@@ -225,6 +225,7 @@ VALUES = {
     Study: lambda: [study(), study(1)],
     Table: lambda: [run(), run(1.0 + 1e-12), run(part=2.5), run(key=1), run(key=2)],
     Analyzer: lambda: [LocateNeurons(), LocateNeurons(steps=7), Coalitions()],
+    Path: lambda: [Path(__file__), Path(__file__).with_name("test_store.py")],
     np.ndarray: lambda: [np.zeros(3), np.array([0.0, 0.0, 1e-30])],
     torch.Tensor: lambda: [torch.zeros(3), torch.tensor([0.0, 0.0, 1e-30])],
 }
