@@ -63,6 +63,7 @@ def _on_the_real_pair(place):
 # What the text around a page's code gives it, and where less than it says is enough to see that it
 # runs.
 GIVEN = {
+    "audit.md": (lambda place: {"trainer": Mock()}, (), ""),
     "README.md": (lambda place: {}, ("max_prompts=80", "max_prompts=6"), "integrated selects"),
     "checks.md": (_studies, ('LocateNeurons(top="30")', 'LocateNeurons("change", top="4")'), ""),
     "dictionary-files.md": (_dictionary, (), ""),
