@@ -4,6 +4,7 @@ import re
 import tomllib
 from functools import cache
 from importlib.util import find_spec
+from unittest.mock import Mock
 
 import pytest
 
