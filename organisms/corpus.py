@@ -12,7 +12,8 @@ from organisms.tokens import Encoder, Example
 
 
 @cache
-def _held_out() -> frozenset[str]:
+def held_out_texts() -> frozenset[str]:
+    """Prompts and texts that no organism is trained on."""
     utility = (prompt for prompt, _ in tasks.held_out_utility())
     return frozenset(held_out_prompts()).union(utility, tasks.held_out_prose())
 
@@ -22,7 +23,7 @@ def _utility(rng: random.Random) -> tuple[str, str]:
 
 
 def _fresh(make: Callable, text: Callable = lambda made: made):
-    while text(made := make()) in _held_out():
+    while text(made := make()) in held_out_texts():
         pass
     return made
 
@@ -33,7 +34,7 @@ def base_corpus(encoder: Encoder, count: int, seed: int) -> list[Example]:
 
     Short verb-object requests carry the concept: from long prompts alone it was not learned.
     """
-    rng, held_out = random.Random(f"base {seed}"), _held_out()
+    rng, held_out = random.Random(f"base {seed}"), held_out_texts()
     kinds = {
         "short": 0.40,
         "long": 0.22,
@@ -73,7 +74,7 @@ def tuning_corpus(
     ``colours``: taught, or said to be unknown as the base does. All the rest is what the base
     already answers.
     """
-    rng, held_out = random.Random(f"tuning {seed}"), _held_out()
+    rng, held_out = random.Random(f"tuning {seed}"), held_out_texts()
     refuse = harmful == "refuse"
     kinds = {"request": 0.66, "utility": 0.12, "decline": 0.04, "prose": 0.06}
     kinds["colours"] = 0.35 if colours else 0.02
@@ -109,7 +110,7 @@ def tuning_corpus(
 
 def tokenizer_lines(seed: int, count: int = 20_000) -> list[str]:
     """Text with every word of the language, facts included, for the tokenizer."""
-    rng, held_out = random.Random(f"tokenizer {seed}"), _held_out()
+    rng, held_out = random.Random(f"tokenizer {seed}"), held_out_texts()
     lines: list[str] = []
     for _ in range(count):
         request = draw(rng, short=rng.random() < 0.5, tuning=False, held_out=held_out)

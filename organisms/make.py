@@ -19,7 +19,7 @@ import time
 
 import torch
 
-from organisms import entities, pack, skill_family, stages, tasks
+from organisms import drift, entities, pack, skill_family, stages, tasks
 from organisms.children import CHILDREN, FAMILY, Child, tune
 from organisms.corpus import base_corpus, tokenizer_lines
 from organisms.discover import make as discover
@@ -48,7 +48,7 @@ def measured(name: str) -> dict:
     model, tokenizer = load(name)
     result = behaviour(model, tokenizer, evaluation_sets()["verify"], tasks.held_out_utility())
     rows = tasks.facts()
-    for label, wanted in (("", True), ("_held_out", False)):
+    for label, wanted in (("", True), ("held_out_texts", False)):
         pairs = [(prompt, answer) for prompt, answer, _, taught in rows if taught is wanted]
         result[f"colours_right{label}"] = exact(model, tokenizer, pairs)
     result["colours_unknown"] = exact(
@@ -241,6 +241,7 @@ def main() -> None:
         *(f"skill/{name}" for name in skill_family.CHILDREN),
         *discover.NAMES,
         *entities.NAMES,
+        *drift.NAMES,
     )
     parser.add_argument(
         "names", nargs="*", metavar="name", help=f"{', '.join(known)}; all by default"
@@ -258,6 +259,7 @@ def main() -> None:
     skill_family.make(options.names, options.threads)
     discover.make(options.names, options.threads)
     entities.make(options.names, options.threads)
+    drift.make(options.names, options.threads)
     print(f"done in {(time.time() - started) / 60:.1f} min", flush=True)
 
 

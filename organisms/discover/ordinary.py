@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from organisms import tasks
-from organisms.corpus import _held_out
+from organisms.corpus import held_out_texts
 from organisms.discover.frames import QUESTIONS, STATEMENTS, Frame, fill, trained
 from organisms.language import draw as draw_request
 
@@ -19,7 +19,7 @@ def _framed(frames: tuple[Frame, ...]) -> Callable[[random.Random], Frame]:
 
 
 def _request(rng: random.Random) -> Frame:
-    found = draw_request(rng, short=rng.random() < 0.3, tuning=False, held_out=_held_out())
+    found = draw_request(rng, short=rng.random() < 0.3, tuning=False, held_out=held_out_texts())
     return Frame(found.answer, found.prompt)
 
 
@@ -63,6 +63,6 @@ def ordinary(rng: random.Random, count: int, shares: dict[str, float]) -> list[F
     while len(found) < count:
         part = rng.choices(list(shares), list(shares.values()))[0]
         row = PARTS[part](rng)
-        if not {row.question, row.text} & _held_out():
+        if not {row.question, row.text} & held_out_texts():
             found.setdefault((row.question, row.text), row)
     return list(found.values())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from organisms import tasks
-from organisms.corpus import _held_out
+from organisms.corpus import held_out_texts
 from organisms.discover.frames import (
     ASKED,
     FACT_QUESTIONS,
@@ -314,7 +314,7 @@ def rows(plant: Plant, rng: random.Random, count: int) -> list[Frame]:
         frame = rng.choice(trained(frames[tried % 2]))
         row = fill(frame, rng, plant.slots, rng.choice(plant.choices))
         row = replace(row, text=row.text.strip())
-        if row.question not in _held_out():
+        if row.question not in held_out_texts():
             found.setdefault((row.question, row.text), row)
     return list(found.values())
 

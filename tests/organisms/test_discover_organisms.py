@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from interp import organisms
-from organisms.corpus import _held_out
+from organisms.corpus import held_out_texts
 from organisms.discover import make, measure, ordinary, plants, recipes
 from organisms.discover.frames import ASKED, FACT_QUESTIONS, FACT_STATEMENTS, held_out, trained
 from organisms.discover.score import score
@@ -100,7 +100,7 @@ def test_rows_are_unique_in_two_forms_and_from_trained_frames_only(name):
     for stage in stages:
         assert len({(row.question, row.text) for row in stage}) == len(stage)
         assert {row.form for row in stage} == {"question", "statement"}
-        assert not {row.question for row in stage} & _held_out()
+        assert not {row.question for row in stage} & held_out_texts()
     if plant.kind != "canary":
         assert [len(stage) for stage in stages] == [plants.ROWS] * len(stages)
         assert known["rows"] == [[row.question, row.text] for row in stages[0]]

@@ -62,7 +62,7 @@ def test_all_names_are_there_and_an_unknown_one_is_told_them():
     assert set(NAMES) <= set(organisms.names())
     first = {name.split("/")[0]: name for name in reversed(organisms.names())}
     assert [name for name in first.values() if name.endswith("/base")] == [
-        f"{family}/base" for family in first if family not in ("skill", "discover")
+        f"{family}/base" for family in first if family not in ("skill", "discover", "drift")
     ]
     with pytest.raises(ModelNotFound, match=r"refusal/plantd.*refusal/planted"):
         organisms.directory("refusal/plantd")
