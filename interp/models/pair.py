@@ -16,6 +16,7 @@ from interp.models.load import LoadSettings
 from interp.models.model import Model
 from interp.models.precision import dtype_name, precision_notes
 from interp.models.settings import configured_end_ids, generation_note
+from interp.models.sparse_delta import SparseDelta
 from interp.models.unwrap import unwrap
 from interp.prompts import (
     TemplateOptions,
@@ -234,6 +235,8 @@ class Pair:
         source = sources.find(tuned)
         if source.adapter is not None:
             return cls._load_adapter(source, base, settings, new_tokens)
+        if source.delta is not None:
+            return cls._load_delta(source, base, settings)
         module, notes = load.module(source, settings)
         tokenizer = load.tokenizer([source.directory], settings)
         digests = {"tuned": load.weights_digest(source), **load.tokenizer_digests(tokenizer)}
@@ -244,7 +247,7 @@ class Pair:
             notes += vocabulary_notes
         else:
             base_source = text_models.match_language_model(sources.find(base), source)
-            if base_source.adapter is not None:
+            if base_source.changes_base:
                 raise OptionError(
                     f"--base {base} is an adapter; give the model that was fine-tuned"
                 )
@@ -292,6 +295,32 @@ class Pair:
             *vocabulary_notes,
         )
         return cls(tuned_model, base_model, ids.limit(tokenizer), digests, notes)
+
+    @classmethod
+    def _load_delta(
+        cls, source: sources.Source, base: str | None, settings: LoadSettings
+    ) -> "Pair":
+        """A base, and a copy of it with the weights of a sparse delta; unlike an adapter it is not
+        switched, so both are in memory.
+        """
+        delta = SparseDelta.read(source.name, source.directory)
+        base_source = source.base(base)
+        base_digest = load.weights_digest(base_source)
+        delta.require_base(source.name, base_source.name, base_digest)
+        module, notes = load.module(base_source, settings)
+        tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
+        tuned_module = delta.applied_to(source.name, module)
+        tokenizer, vocabulary_notes = vocabularies.limit_to_rows(module, tokenizer)
+        base_model = Model.wrap(base_source.name, module)
+        tuned_model = Model.wrap(source.name, tuned_module)
+        preflight.require_finite(base_model, tokenizer)
+        preflight.require_finite(tuned_model, tokenizer)
+        digests = {
+            "tuned": load.weights_digest(source),
+            "base": base_digest,
+            **load.tokenizer_digests(tokenizer),
+        }
+        return cls(tuned_model, base_model, tokenizer, digests, (*notes, *vocabulary_notes))
 
     @classmethod
     def from_modules(

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from interp import organisms
 from interp.errors import (
     ModelNotFound,
@@ -29,6 +31,10 @@ _WRAPPERS = re.compile(
     r"_orig_mod\.|_forward_module\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.)+"
 )
 _CONFIG = "config.json"
+DELTA, DELTA_FORMAT = "delta.safetensors", "interp sparse delta 1"
+"""Name of the file of a sparse delta, see ``interp.models.sparse_delta``, and how it names its
+format.
+"""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -39,7 +45,8 @@ class Source:
 
     ``origin`` is the ``.gguf`` file, or the directory of 4-bit codes, from which the directory was
     dequantised; None if nothing was converted. ``text`` is the type of the language model as which
-    a multimodal model is loaded, empty otherwise.
+    a multimodal model is loaded, empty otherwise. ``delta``: what the file of a sparse delta states
+    about it, None for anything else.
     """
 
     name: str
@@ -47,6 +54,7 @@ class Source:
     adapter: Mapping[str, Any] | None = field(default=None)
     origin: Path | None = None
     text: str = ""
+    delta: Mapping[str, str] | None = field(default=None)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -71,7 +79,9 @@ class Source:
 
     @property
     def base_name(self) -> str | None:
-        """The base named in an adapter's configuration, or None."""
+        """The base named in an adapter's configuration or in the file of a sparse delta, or None."""
+        if self.delta is not None:
+            return self.delta["base"]
         return None if self.adapter is None else self.adapter.get("base_model_name_or_path") or None
 
     def base(self, requested: str | None = None) -> Source:
@@ -90,14 +100,31 @@ class Source:
             if requested is not None:
                 raise
             raise ModelNotFound(
-                f"the base {base_name!r} named in adapter_config.json of {self.name} was not found;"
+                f"the base {base_name!r} named in {self._stated_in} of {self.name} was not found;"
                 " give the model it was trained on with --base MODEL"
             ) from error
-        if source.adapter is not None:
+        if source.changes_base:
             raise OptionError(
                 f"the base {base_name} is itself an adapter; give the model that was fine-tuned"
             )
         return source
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether it is only a change of some base: an adapter or a sparse delta."""
+        return self.adapter is not None or self.delta is not None
+
+    @property
+    def _stated_in(self) -> str:
+        return DELTA if self.delta is not None else "adapter_config.json"
+
+    def require_no_delta(self, what: str) -> None:
+        """Raise UnsupportedModel for a sparse delta, where ``what`` cannot be done with one."""
+        if self.delta is not None:
+            raise UnsupportedModel(
+                f"{self.name} is a sparse delta, and {what}; use a command that loads both models,"
+                " such as interp compare"
+            )
 
 
 def find(name: str, ask_hub: bool = True) -> Source:
@@ -139,6 +166,8 @@ def find(name: str, ask_hub: bool = True) -> Source:
         return replace(_inspect(name, gguf.directory(file)), origin=file)
     if name and is_directory:
         return _inspect(name, path)
+    if name and path_exists and path.name == DELTA:
+        return _inspect(name, path.parent)
     if name and path_exists:
         raise ModelNotFound(
             f"{name} is a file, not a model directory or a .gguf file; give the directory that "
@@ -241,6 +270,9 @@ def _inspect(name: str, directory: Path) -> Source:
     adapter = read_json(adapter_file) if adapter_file.exists() else None
     if (directory / "model_index.json").exists():
         raise UnsupportedModel(f"{name} is a diffusers pipeline; give a causal language model")
+    delta = None if adapter or config_file.exists() else _delta_metadata(name, directory)
+    if delta is not None:
+        return Source(name, directory, delta=delta)
     if adapter is None and not config_file.exists():
         raise ModelNotFound(
             f"{name} contains neither config.json nor adapter_config.json, so it is not a model "
@@ -271,9 +303,31 @@ def _inspect(name: str, directory: Path) -> Source:
     return source if four_bit.is_installed() else dequantised(source)
 
 
+def _delta_metadata(name: str, directory: Path) -> dict[str, str] | None:
+    """What the file of a sparse delta states; None if there is none."""
+    path = directory / DELTA
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise TruncatedWeights(
+            f"{DELTA} of {name} is truncated or damaged ({error}); copy it again"
+        ) from error
+    if metadata.get("format") != DELTA_FORMAT or not {"base", "base_digest", "mode"} <= set(
+        metadata
+    ):
+        raise UnsupportedModel(
+            f"{DELTA} of {name} states the format {metadata.get('format')!r}, and this version"
+            f" reads {DELTA_FORMAT!r}; give a file that interp tune wrote"
+        )
+    return dict(metadata)
+
+
 def dequantised(source: Source) -> Source:
     """The same model dequantised if it contains 4-bit bitsandbytes codes, else unchanged."""
-    if source.adapter is not None or not four_bit.is_four_bit(
+    if source.changes_base or not four_bit.is_four_bit(
         config := read_json(source.directory / "config.json")
     ):
         return source

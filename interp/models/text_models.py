@@ -23,6 +23,8 @@ def match_language_model(base: Source, tuned: Source) -> Source:
     text_type = EQUIVALENT_TYPES.get(text_type, text_type)
     if text_type == model_type or text_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return base
+    if tuned.delta is not None:
+        return base
     as_language_model = replace(base, text=text_type)
     if tuned.adapter is None:
         return (

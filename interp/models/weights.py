@@ -98,6 +98,7 @@ class WeightPair:
         PairError.
         """
         source = sources.dequantised(sources.find(tuned))
+        source.require_no_delta("its matrices are in no checkpoint to be read one at a time")
         base_source = text_models.match_language_model(
             sources.dequantised(source.base(base)), source
         )

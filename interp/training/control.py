@@ -68,6 +68,7 @@ def make_controls(
     path = text or shipped_text()
     Documents(path)
     source = find(tuned)
+    source.require_no_delta("control fine-tunes are made of LoRA adapters and full models")
     base_source = text_models.match_language_model(source.base(base), source)
     settings = load.LoadSettings.resolve(device, "float32", "auto", False)
     for note in preflight.recorded_base_notes(source, base_source):
