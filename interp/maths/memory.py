@@ -22,6 +22,50 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in messages)
 
 
+class PeakMemory:
+    """The most memory in use inside a ``with`` block, in ``bytes`` above that at its beginning.
+
+    Of a CUDA device what torch has allocated; else the resident memory of this process, from the
+    high-water mark that Linux can reset. NaN where that cannot be measured.
+    """
+
+    _RESET, _STATUS = "/proc/self/clear_refs", "/proc/self/status"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.bytes = float("nan")
+
+    def __enter__(self) -> "PeakMemory":
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = float(torch.cuda.memory_allocated(self._device))
+        else:
+            if (trim := _malloc_trim()) is not None:
+                trim(0)
+            try:
+                with open(self._RESET, "w", encoding="ascii") as file:
+                    file.write("5")  # proc(5): resets the peak resident set size
+                self._before = float(psutil.Process().memory_info().rss)
+            except OSError:
+                self._before = float("nan")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._device.type == "cuda":
+            peak = float(torch.cuda.max_memory_allocated(self._device))
+        else:
+            peak = self._high_water_mark()
+        self.bytes = max(peak - self._before, 0.0) if peak == peak else peak
+
+    def _high_water_mark(self) -> float:
+        try:
+            with open(self._STATUS, encoding="ascii") as file:
+                lines = [line.split() for line in file if line.startswith("VmHWM:")]
+        except OSError:
+            lines = []
+        return 1024.0 * float(lines[0][1]) if lines else float("nan")
+
+
 MIN_BYTES, MAX_BYTES, MAX_BYTES_ON_CPU = 1 << 26, 1 << 30, 512 << 20
 """Bytes for a batch's activations: the minimum, and the default maximum on a GPU and on a CPU."""
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
