@@ -1,8 +1,8 @@
 """The exceptions of interp, as one tree.
 
 A message is one line: what was wrong, the value seen, and what to do. The command line prints it on
-stderr and exits with 2. Anything that is not an ``InterpError`` is a bug in interp and exits with
-70.
+stderr and exits with 2, or with 1 for what a user has to decide on. Anything that is not an
+``InterpError`` is a bug in interp and exits with 70.
 
 InterpError
 ├── OptionError              an option that cannot be used as given
@@ -27,6 +27,7 @@ InterpError
 ├── StoreError               an analysis store that cannot be read or written
 │   └── RunNotFound          no run with this key
 ├── DictionaryError          files of a sparse autoencoder that cannot be read
+├── RefusalsLost             a training after which refusals may be fewer (exit code 1)
 └── ClaimError               a claim that its stored tables do not support
 """
 
@@ -142,6 +143,12 @@ class RunNotFound(StoreError):
 
 class DictionaryError(InterpError):
     """Files of a sparse autoencoder that are damaged, incomplete or of an unknown format."""
+
+
+class RefusalsLost(InterpError):
+    """A training after which refusals of harmful prompts may be fewer; nothing is written."""
+
+    exit_code = 1
 
 
 class ClaimError(InterpError):

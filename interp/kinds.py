@@ -429,6 +429,14 @@ KINDS: dict[str, Kind] = {
         figure="interp.figures.lofit:lofit_sets_figure",
         heading="How much do offsets on a few heads recover?",
     ),
+    "tune": Kind(
+        analyzer="interp.analyzers.tune:Tune",
+        help="train only located neurons, next to random ones, other weights, LoRA and all weights",
+        figure="interp.figures.tune:tune_figure",
+        heading="What was learned, and what was forgotten",
+        section="Training what was located",
+        order=56,
+    ),
     "places": Kind(
         analyzer="interp.agreement:Agreement",
         replayable=True,

@@ -39,6 +39,7 @@ _HOMES = {
     "StitchInput": "stitch",
     "Transfer": "transfer",
     "Tuco": "tuco",
+    "Tune": "tune",
     "VerifyNeurons": "verify_neurons",
     "WrappedConjugate": "wrapped_conjugate",
     "WrappedProbes": "wrapped_probes",

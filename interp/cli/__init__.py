@@ -42,6 +42,7 @@ _LISTED = (
     "sae-circuit",
     "lofit",
     "control",
+    "tune",
     "agree",
     "stitch",
     "report",

@@ -31,9 +31,9 @@ _WRAPPERS = re.compile(
     r"_orig_mod\.|_forward_module\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.)+"
 )
 _CONFIG = "config.json"
-DELTA, DELTA_FORMAT = "delta.safetensors", "interp sparse delta 1"
-"""Name of the file of a sparse delta, see ``interp.models.sparse_delta``, and how it names its
-format.
+DELTA, DELTA_KEY, DELTA_FORMAT = "delta.safetensors", "interp-sparse-delta", "1"
+"""Name of the file of a sparse delta, see ``interp.models.sparse_delta``, the one key of its
+metadata, whose value is JSON, and the format that this states.
 """
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -310,19 +310,18 @@ def _delta_metadata(name: str, directory: Path) -> dict[str, str] | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
+            text = (file.metadata() or {}).get(DELTA_KEY, "{}")
+        stated = json.loads(text)
+    except (SafetensorError, OSError, ValueError) as error:
         raise TruncatedWeights(
             f"{DELTA} of {name} is truncated or damaged ({error}); copy it again"
         ) from error
-    if metadata.get("format") != DELTA_FORMAT or not {"base", "base_digest", "mode"} <= set(
-        metadata
-    ):
+    if not isinstance(stated, dict) or stated.get("format") != DELTA_FORMAT:
         raise UnsupportedModel(
-            f"{DELTA} of {name} states the format {metadata.get('format')!r}, and this version"
-            f" reads {DELTA_FORMAT!r}; give a file that interp tune wrote"
+            f"{DELTA} of {name} is not of the format that this version reads; give a file that"
+            " interp tune wrote"
         )
-    return dict(metadata)
+    return {key: str(stated.get(key, "")) for key in ("base", "base_digest", "mode")}
 
 
 def dequantised(source: Source) -> Source:

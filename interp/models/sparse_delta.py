@@ -8,6 +8,7 @@ entries, clusters that share their values) have this one format.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.models.offload import is_dispatched
 from interp.models.quiet import error_text
-from interp.models.sources import DELTA, DELTA_FORMAT
+from interp.models.sources import DELTA, DELTA_FORMAT, DELTA_KEY
 
 _INDICES, _VALUES = ".indices", ".values"
 
@@ -81,12 +82,14 @@ class SparseDelta:
         for name, each in self.entries.items():
             tensors[name + _INDICES] = each.indices.to(torch.int64).contiguous()
             tensors[name + _VALUES] = each.values.to(torch.float32).contiguous()
-        metadata = {
+        stated = {
             "format": DELTA_FORMAT,
             "base": self.base,
             "base_digest": self.base_digest,
             "mode": self.mode,
         }
+        # one key, since safetensors writes several in any order and the file has a digest
+        metadata = {DELTA_KEY: json.dumps(stated)}
         path = directory / DELTA
         with complete_file(path) as draft:
             save_file(tensors, draft, metadata)
@@ -101,15 +104,15 @@ class SparseDelta:
         path = directory / DELTA
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
+                stated = json.loads((file.metadata() or {})[DELTA_KEY])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise TruncatedWeights(
                 f"{path.name} of {name} is truncated or damaged ({error_text(error)}); copy it"
                 " again"
             ) from error
         entries = dict(_entries(name, tensors))
-        return cls(metadata["base"], metadata["base_digest"], metadata["mode"], entries)
+        return cls(stated["base"], stated["base_digest"], stated["mode"], entries)
 
     def require_base(self, name: str, base: str, digest: str) -> None:
         """Raise WrongBase for a base with another digest."""

@@ -31,10 +31,12 @@ MAGNITUDE, PRINCIPAL, PER_ROW, ENTRIES = (
     "random-entries",
 )
 LORA, FULL = "lora", "full"
+OTHER = "other-run"
 ARMS = {
     LOCATED: "the located neurons: rows of gate and up, columns of down",
     CLUSTERS: "the same, of which those with like activations share one update",
     RANDOM: "as many random neurons of each block, matched on the norm of their contributions",
+    OTHER: "as many neurons of another locating run, such as one with permuted labels",
     MAGNITUDE: "the largest weights of every matrix",
     PRINCIPAL: "the largest entries of a low-rank approximation of every matrix (LIFT)",
     PER_ROW: "the largest weights of every row of every matrix (NeuroAda)",
@@ -42,7 +44,7 @@ ARMS = {
     LORA: "a LoRA adapter on every matrix",
     FULL: "all weights",
 }
-SPARSE = (LOCATED, CLUSTERS, RANDOM, MAGNITUDE, PRINCIPAL, PER_ROW, ENTRIES)
+SPARSE = (LOCATED, CLUSTERS, RANDOM, OTHER, MAGNITUDE, PRINCIPAL, PER_ROW, ENTRIES)
 """Arms whose result is a sparse delta."""
 ROWS, COLUMNS = ("mlp.gate", "mlp.in"), ("mlp.out",)
 TOLERANCE = 0.05

@@ -1,0 +1,370 @@
+"""``Tune``: does training only what was located teach as much as training something else?
+
+Several sets of weights, the *arms*, are trained on the same rows for equal steps: located neurons
+(GoodVibe; the closest paper with details is NeST, arXiv 2602.16835), random neurons, entries chosen
+as in LIFT (arXiv 2506.00772) or NeuroAda
+(arXiv 2510.18940), LoRA and all weights. The learning rate of every arm is chosen on the selection
+split, since one common rate would decide which arm is best. All training is in memory. The change
+of one arm is kept with the run, as a sparse delta, only if refusals of harmful prompts are not
+fewer than before: selective tuning adds refusals or safe answers and never removes any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
+from interp.analyzers.tune.choice import Choice, choose, located_neurons
+from interp.analyzers.tune.findings import VERDICT, claims_of
+from interp.analyzers.tune.measure import TRAIN, Measures, require_apart
+from interp.analyzers.tune.tables import (
+    Run,
+    harmful_table,
+    ordinary_table,
+    random_table,
+    target_table,
+    trainings_table,
+)
+from interp.errors import NonFinitePass, OptionError, required
+from interp.experiments.base_answers import any_supported
+from interp.experiments.cost import Work
+from interp.maths.host import to_host
+from interp.maths.intervals import cluster_interval
+from interp.models.model import Model
+from interp.models.sparse_delta import Entries
+from interp.prompts import OneClass, PromptSet
+from interp.study import Study
+from interp.table import Table
+from interp.training.arms import ARMS, FILTER_RANK, FULL, LOCATED, LORA, OTHER, RANDOM, SPARSE
+from interp.training.recipe import SCHEDULES, Recipe
+from interp.training.tuning import Trainable, Trained, train
+
+RATES: Mapping[str, tuple[float, ...]] = {
+    LORA: (3e-4, 1e-3, 3e-3, 1e-2),
+    FULL: (1e-5, 1e-4, 3e-4, 1e-3),
+}
+SPARSE_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+"""Rates that are tried of every arm with few weights."""
+INDICES, VALUES = ".indices", ".values"
+LIMITS = (
+    "The rows that locate and the rows that train have to be different ones: the run cannot tell.",
+    "One kind of data and one model: which set is best depends on both.",
+    "Few parameters save memory of the optimiser, and hardly time.",
+)
+
+
+@dataclass(frozen=True)
+class Tune(Analyzer):
+    """Train located neurons and other sets of weights on answers; needs a contrast and a behaviour.
+
+    The study's positive prompts are harmful ones, on which refusals are counted, the negative ones
+    ordinary, with answers. ``rows``: prompts with the answers to learn; three fifths of their
+    clusters train, a fifth chooses rates, a fifth reports. The fine-tuned model of the pair is the
+    one that is trained, in float32. Returns a table of kind ``tune``, one row per training, with
+    ``target``, ``harmful``, ``ordinary``, ``random``; the delta of ``write`` is in its arrays.
+    Raises OptionError or PromptError for what cannot be trained or measured.
+    """
+
+    name: ClassVar[str] = "tune"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = Needs(negatives=True, metric=True)
+
+    located: Table | None = option(None, "The locating run.", kind="locate-neurons")
+    rows: OneClass | None = option(None, "Prompts with the answers to learn.")
+    other: Table | None = option(None, "Another locating run.", kind="locate-neurons")
+    arms: tuple[str, ...] = option((LOCATED, RANDOM, LORA, FULL), "What is trained.")
+    rates: tuple[float, ...] = option((), "Learning rates that are tried; (): by arm.")
+    steps: int = option(200, "Steps of every training.", ge=1)
+    batch: int = option(8, "Rows per step.", ge=1)
+    schedule: str = option("cosine", "Of the learning rate.", choices=tuple(SCHEDULES))
+    weight_decay: float = option(0.0, "Of the optimiser, on trained values alone.", ge=0)
+    seeds: int = option(1, "Trainings of every arm at its chosen rate.", ge=1)
+    draws: int = option(5, "Random sets.", ge=1)
+    filter_rank: int = option(FILTER_RANK, "Rank of the approximation of principal.", ge=1)
+    margin: float = option(
+        0.05, "Decrease of the share of refusals that has to be excluded.", ge=0, le=1
+    )
+    write: str = option("", "The arm whose change is kept; '': the first that has one.")
+
+    def check(self, known: Known) -> None:
+        """Raise OptionError for arms or rates that cannot be."""
+        super().check(known)
+        if self.located is None or self.rows is None:
+            raise OptionError("tuning needs a locating run and rows; give located and rows")
+        if unknown := [arm for arm in self.arms if arm not in ARMS]:
+            raise OptionError(f"unknown arm {unknown[0]!r}; use {', '.join(ARMS)}")
+        if not self.arms or len({*self.arms}) < len(self.arms):
+            raise OptionError(f"arms {', '.join(self.arms) or 'none'}: give different ones")
+        if OTHER in self.arms and self.other is None:
+            raise OptionError(f"the arm {OTHER} needs another locating run; give other")
+        if self.write and (self.write not in SPARSE or self.write not in self.arms):
+            raise OptionError(
+                f"the change of {self.write!r} cannot be written; use one of"
+                f" {', '.join(arm for arm in self.arms if arm in SPARSE) or 'the sparse arms'}"
+            )
+        for rate in self.rates:
+            if not 0 < rate < 1:
+                raise OptionError(f"a learning rate of {rate:g}; give one between 0 and 1")
+        if self.rates and len({*self.rates}) < 3:
+            raise OptionError(
+                f"{len({*self.rates})} learning rates: give at least three, since the best arm"
+                " depends on the rate"
+            )
+
+    def require(self, study: Study) -> None:
+        """Raise OptionError or PromptError for a model or prompts that cannot be used."""
+        super().require(study)
+        model = study.pair.tuned
+        if any(one.dtype != torch.float32 for one in model.module.parameters()):
+            raise OptionError(
+                f"{model.name} is not in float32, in which small steps would be lost; use --dtype"
+                " float32"
+            )
+        if model.switch is not None:
+            raise OptionError(
+                f"{model.name} is an adapter on its base; merge it, save the merged model, and give"
+                " that"
+            )
+        located_neurons(required(self.located, "a locating run"), study)
+        require_apart(study, self._rows)
+
+    @property
+    def _rows(self) -> PromptSet:
+        return required(self.rows, "rows").positive
+
+    def work(self, study: Study) -> Work:
+        """Steps of every training, and passes over the prompts of those that are measured."""
+        n_prompts = sum(len(study.prompts(group)) for group in study.classes)
+        drawn = sum(self.draws - 1 for arm in self.arms if arm in (RANDOM, "random-entries"))
+        measured = len(self.arms) * self.seeds + drawn * self.seeds
+        trainings = measured + sum(len(self._rates(arm)) - 1 for arm in self.arms)
+        return Work(
+            passes=2.0 * trainings,
+            gradients=trainings * self.steps * self.batch / max(n_prompts, 1),
+            tokens=study.max_new_tokens * (measured + 1),
+        )
+
+    def run(self, study: Study) -> Result:
+        """Train every arm at every rate, choose, measure, and keep the change of one."""
+        located, rows = required(self.located, "a locating run"), self._rows
+        neurons = located_neurons(located, study)
+        others = [] if self.other is None else located_neurons(self.other, study, len(neurons))
+        measures = Measures.from_study(study, rows)
+        prompts = measures.splits[TRAIN].encoded
+        choice = choose(study, self.arms, neurons, prompts, self.draws, self.filter_rank, others)
+        written = self.write or next((arm for arm in choice.arms if arm in SPARSE), "")
+        runs, kept = self._train(measures, choice, written)
+        tables = {
+            "target": target_table(measures, runs),
+            "harmful": harmful_table(measures, runs),
+            "ordinary": ordinary_table(measures, runs),
+            "random": random_table(measures, [run for run in runs if run.arm == RANDOM]),
+        }
+        table = trainings_table(measures, runs)
+        arms = [arm for arm in choice.arms if any(run.outcome for run in runs if run.arm == arm)]
+        guard = self._guard(measures, runs, written)
+        arrays = _arrays(kept) if kept is not None and guard["kept"] else {}
+        claims = (
+            claims_of(arms, len(choice.arms.get(RANDOM, ())), written, study.seed, self.margin)
+            if written in arms
+            else []
+        )
+        return Result(
+            replace(table, arrays=arrays),
+            tables,
+            claims,
+            self._summary(measures, choice, runs, neurons) | {"delta": guard},
+            [*LIMITS, *self._notes(choice, runs)],
+            supported=any_supported(claims, table, tables, VERDICT),
+        )
+
+    def _rates(self, arm: str) -> tuple[float, ...]:
+        return tuple(sorted({*(self.rates or RATES.get(arm, SPARSE_RATES))}))
+
+    def _recipe(self, rate: float) -> Recipe:
+        return Recipe(
+            learning_rate=rate,
+            schedule=self.schedule,
+            weight_decay=self.weight_decay,
+            batch=self.batch,
+            steps=self.steps,
+        )
+
+    def _train(
+        self, measures: Measures, choice: Choice, written: str
+    ) -> tuple[list[Run], Mapping[str, Entries] | None]:
+        """Every training, and the change of the arm that is written at its chosen rate.
+
+        The rate is chosen on the first draw and seed; the other draws and seeds use it.
+        """
+        study, runs, kept = measures.study, [], None
+        for arm, draws in choice.arms.items():
+            tried, best = self._tried(measures, arm, draws[0])
+            if best is None:
+                runs += tried
+                continue
+            chosen, trained = best
+            runs += [run for run in tried if run.rate != chosen.rate]
+            runs.append(self._measured(measures, chosen, trained))
+            if arm == written and runs[-1].chosen:
+                kept = trained.entries
+            again = [
+                (draw, study.seed + seed)
+                for draw in range(len(draws))
+                for seed in range(self.seeds)
+                if draw or seed
+            ]
+            for draw, seed in study.progress(again, f"{arm}: draws and seeds") if again else ():
+                run, trained = self._one(measures, arm, draw, draws[draw], chosen.rate, seed)
+                runs.append(self._measured(measures, run, trained))
+        order = {arm: at for at, arm in enumerate(choice.arms)}
+        runs.sort(key=lambda run: (order[run.arm], run.draw, run.rate, run.seed))
+        if not any(run.chosen for run in runs):
+            raise OptionError("every training diverged; give lower --rates")
+        return runs, kept
+
+    def _tried(
+        self, measures: Measures, arm: str, what: Trainable
+    ) -> tuple[list[Run], tuple[Run, Trained] | None]:
+        """A training at every rate, and the one of the least loss on the selection split."""
+        study, tried, best = measures.study, [], None
+        for rate in study.progress(self._rates(arm), f"{arm}: learning rates"):
+            run, trained = self._one(measures, arm, 0, what, rate, study.seed)
+            tried.append(run)
+            if run.selection_loss < (float("inf") if best is None else best[0].selection_loss):
+                best = run, trained
+        return tried, best
+
+    def _one(
+        self, measures: Measures, arm: str, draw: int, what: Trainable, rate: float, seed: int
+    ) -> tuple[Run, Trained]:
+        """One training, and its loss on the selection split."""
+        rows = measures.splits[TRAIN].rows()
+        trained = train(measures.study.pair.tuned, what, rows, self._recipe(rate), seed)
+        loss = float("nan")
+        if trained.finite:
+            with suppress(NonFinitePass):
+                loss = measures.selection_loss(_model(measures, arm, trained))
+        run = Run(
+            arm,
+            draw,
+            seed,
+            self._rates(arm).index(rate),
+            rate,
+            trained.n_trained,
+            trained.norm if trained.finite else float("nan"),
+            trained.seconds,
+            trained.memory,
+            loss,
+        )
+        return run, trained
+
+    def _measured(self, measures: Measures, run: Run, trained: Trained) -> Run:
+        """The training with what the model then does, as chosen; unchanged where it diverged."""
+        if np.isnan(run.selection_loss):
+            return run
+        try:
+            outcome = measures.outcome(_model(measures, run.arm, trained))
+        except NonFinitePass:
+            return run
+        return replace(run, chosen=True, outcome=outcome)
+
+    def _guard(self, measures: Measures, runs: Sequence[Run], written: str) -> dict[str, Any]:
+        """Whether refusals after training are not fewer, and the numbers that say so."""
+        seed = measures.study.seed
+        outcome = next(
+            (
+                run.outcome
+                for run in runs
+                if (run.arm, run.draw, run.seed) == (written, 0, seed) and run.outcome is not None
+            ),
+            None,
+        )
+        facts = {"arm": written, "margin": self.margin, "kept": False}
+        if outcome is None:
+            return facts | {"reason": "no arm gave a sparse change"}
+        before = measures.before.harmful
+        clusters = measures.study.prompts("positive").clusters
+        change = cluster_interval(outcome.harmful, clusters, minus=before)
+        numbers = {
+            "before": float(before.mean()),
+            "after": float(outcome.harmful.mean()),
+            "low": None if np.isnan(change.low) else change.low,
+        }
+        kept = bool(change.low > -self.margin)
+        reason = "" if kept else _reason(numbers, len({*clusters}), self.margin)
+        return facts | numbers | {"kept": kept, "reason": reason}
+
+    def _summary(
+        self, measures: Measures, choice: Choice, runs: Sequence[Run], neurons: Sequence
+    ) -> dict[str, Any]:
+        chosen = {run.arm: run for run in runs if run.chosen and run.draw == 0}
+        return {
+            "neurons": len(neurons),
+            "arms": list(choice.arms),
+            "left_out": dict(choice.left_out),
+            "clusters_of_neurons": choice.n_clusters,
+            "rates": {arm: run.rate for arm, run in chosen.items()},
+            "parameters": {arm: run.n_trained for arm, run in chosen.items()},
+            "trainings": len(runs),
+            "rows": {name: len(part.ids) for name, part in measures.splits.items()},
+            "target_loss_before": float(measures.before.target.mean()),
+            "refused_before": float(measures.before.harmful.mean()),
+            "over_refused_before": float(measures.before.refused.mean()),
+        }
+
+    def _notes(self, choice: Choice, runs: Sequence[Run]) -> list[str]:
+        notes = [f"{arm} was left out: {reason}." for arm, reason in choice.left_out.items()]
+        for arm in choice.arms:
+            chosen = next((run for run in runs if run.arm == arm and run.chosen), None)
+            tried = self._rates(arm)
+            if chosen is None:
+                notes.append(f"{arm} diverged at every rate.")
+            elif chosen.rate in (min(tried), max(tried)):
+                notes.append(
+                    f"The rate of {arm}, {chosen.rate:g}, is at the end of those tried: a better one"
+                    " may be beyond."
+                )
+        return notes
+
+
+def _model(measures: Measures, arm: str, trained: Trained) -> Model:
+    return Model.wrap(f"{measures.study.pair.tuned.name}, {arm}", trained.module)
+
+
+def _reason(numbers: Mapping[str, Any], n_clusters: int, margin: float) -> str:
+    if numbers["low"] is None:
+        return f"the harmful prompts are of {n_clusters} clusters, too few for an interval"
+    return (
+        f"refusals of harmful prompts went from {numbers['before']:.1%} to {numbers['after']:.1%},"
+        f" and a decrease by {-numbers['low']:.1%} cannot be excluded (margin {margin:.1%},"
+        f" {n_clusters} clusters)"
+    )
+
+
+def _arrays(entries: Mapping[str, Entries]) -> dict[str, np.ndarray]:
+    return {
+        **{name + INDICES: to_host(each.indices) for name, each in entries.items()},
+        **{name + VALUES: to_host(each.values) for name, each in entries.items()},
+    }
+
+
+def entries_of(table: Table) -> dict[str, Entries]:
+    """The change that a run kept, by parameter; empty where it kept none."""
+    return {
+        name.removesuffix(INDICES): Entries(
+            torch.tensor(indices),
+            torch.tensor(table.arrays[name.removesuffix(INDICES) + VALUES]),
+        )
+        for name, indices in table.arrays.items()
+        if name.endswith(INDICES)
+    }
+
+
+__all__: Sequence[str] = ("Tune", "entries_of")
