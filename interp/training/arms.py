@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from interp.errors import OptionError
+from interp.maths.host import in_host_memory
 from interp.maths.null_updates import seeded
 from interp.maths.precision import widen
 from interp.models.matrices import base_layer_of, is_packed, weight_of
@@ -80,7 +81,7 @@ class BlockMatrix:
         if self.transposed:
             rows, columns = self.shape
             chosen = (chosen % columns) * rows + chosen // columns
-        return chosen.sort().values.to("cpu", torch.int64)
+        return in_host_memory(chosen.sort().values)
 
 
 def block_matrices(model: Model) -> list[BlockMatrix]:
@@ -180,12 +181,12 @@ def per_row(matrices: Sequence[BlockMatrix], budget: int) -> dict[str, Places]:
         raise OptionError(f"{budget} trained weights are {k} per row, as many as a matrix has")
     orders = [one.matrix.abs().sort(dim=1, descending=True, stable=True) for one in matrices]
     following = torch.cat([order.values[:, k] for order in orders])
-    more = torch.zeros(len(following), dtype=torch.bool)
-    more[following.sort(descending=True, stable=True).indices[:rest].to("cpu")] = True
+    more = torch.zeros_like(following, dtype=torch.int64)
+    more[following.sort(descending=True, stable=True).indices[:rest]] = 1
     places, start = {}, 0
     for one, order in zip(matrices, orders, strict=True):
         rows, columns = one.shape
-        counts = k + more[start : start + rows].to(order.indices.device).long()
+        counts = k + more[start : start + rows]
         start += rows
         taken = torch.arange(columns, device=counts.device) < counts[:, None]
         row_starts = torch.arange(rows, device=counts.device)[:, None] * columns
@@ -200,7 +201,7 @@ def random_entries(
     places = {}
     for one, count in zip(matrices, shares(budget, [_n_weights(m) for m in matrices]), strict=True):
         generator = seeded(seed, ENTRIES, one.name, draw)
-        drawn = torch.randperm(_n_weights(one), generator=generator)[:count]
+        drawn = torch.randperm(one.weight.numel(), generator=generator)[:count]
         places[one.name] = Places(one.flat(drawn))
     return places
 

@@ -381,6 +381,8 @@ OF_SCORES = {"evaluation_scores"}
 # tests/sae/test_sae_scores.py, tests/sae/test_sae_eval.py, tests/analyzers/test_sae_features.py,
 # tests/analyzers/test_sae_probe.py.
 OF_ONE_MODEL = {"sae_eval", "sae_features", "sae_probe"}
+# This trains one model and says how many seconds it took: test_tune.py.
+OF_TRAINING = {"tune"}
 
 
 def unnamed(named):
@@ -406,6 +408,7 @@ ANALYZERS |= unnamed(
         *OF_TASK_FILES,
         *OF_SCORES,
         *OF_ONE_MODEL,
+        *OF_TRAINING,
         *(name.split()[0].replace("-", "_") for name in ANALYZERS),
     }
 )

@@ -180,13 +180,14 @@ def profile_clusters(profiles: Float[np.ndarray, "n p"], seed: int) -> Int[np.nd
     spread = profiles.std(1, keepdims=True)
     rows = (profiles - profiles.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
     count = len(rows)
-    if count < 4 or len(np.unique(rows.round(9), axis=0)) < 4:
+    distinct = len(np.unique(rows.round(6), axis=0))
+    if distinct < 4:
         return np.arange(count)
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
 
     best, labels = -2.0, np.arange(count)
-    for k in range(2, min(MOST_CLUSTERS, count - 1) + 1):
+    for k in range(2, min(MOST_CLUSTERS, distinct - 1) + 1):
         found = KMeans(k, n_init=10, random_state=seed).fit_predict(rows)  # pyright: ignore
         if len(np.unique(found)) < 2:
             continue
