@@ -25,7 +25,7 @@ class TuneOptions(TemplateFlags):
     """The options of ``interp tune``; the fields are the flags."""
 
     located: Annotated[
-        str, typer.Option("--located", metavar="RUN", help="Key of a locate-neurons run.")
+        str, typer.Option("--located", metavar="RUN", help="A locate-neurons run, by key.")
     ]
     data: Annotated[
         Path, typer.Option("--data", **_FILE, help="Rows to learn: prompts with answers.")
@@ -104,7 +104,7 @@ def command(
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of every training.")] = 200,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Rows per step.")] = 8,
     schedule: Annotated[
-        str, typer.Option(metavar="NAME", help="cosine, linear or constant.")
+        str, typer.Option(metavar="NAME", help="Of the learning rate: cosine, linear or constant.")
     ] = "cosine",
     weight_decay: Annotated[
         float, typer.Option(metavar="X", min=0, help="Of the optimiser, on trained values.")
@@ -119,12 +119,14 @@ def command(
     margin: Annotated[
         float,
         typer.Option(
-            metavar="X", min=0, max=1, help="Decrease of the share refused that is excluded."
+            metavar="X", min=0, max=1, help="Decrease of the share refused that has to be excluded."
         ),
     ] = 0.05,
     write: Annotated[
         str | None,
-        typer.Option(metavar="ARM", help="Whose change is written.  [default: the first sparse]"),
+        typer.Option(
+            metavar="ARM", help="The arm whose change is written.  [default: the first sparse]"
+        ),
     ] = None,
     common: TuneOptions,
 ) -> str:

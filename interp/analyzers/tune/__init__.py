@@ -75,22 +75,24 @@ class Tune(Analyzer):
     version: ClassVar[int] = 1
     needs: ClassVar[Needs] = Needs(negatives=True, metric=True)
 
-    located: Table | None = option(None, "The locating run.", kind="locate-neurons")
+    located: Table | None = option(None, "A locate-neurons run.", kind="locate-neurons")
     rows: OneClass | None = option(None, "Prompts with the answers to learn.")
-    other: Table | None = option(None, "Another locating run.", kind="locate-neurons")
+    other: Table | None = option(None, "Another run.", kind="locate-neurons")
     arms: tuple[str, ...] = option((LOCATED, RANDOM, LORA, FULL), "What is trained.")
-    rates: tuple[float, ...] = option((), "Learning rates that are tried; (): by arm.")
+    rates: tuple[float, ...] = option((), "Three or more learning rates to try.")
     steps: int = option(200, "Steps of every training.", ge=1)
     batch: int = option(8, "Rows per step.", ge=1)
-    schedule: str = option("cosine", "Of the learning rate.", choices=tuple(SCHEDULES))
-    weight_decay: float = option(0.0, "Of the optimiser, on trained values alone.", ge=0)
-    seeds: int = option(1, "Trainings of every arm at its chosen rate.", ge=1)
+    schedule: str = option(
+        "cosine", "Of the learning rate: cosine, linear or constant.", choices=tuple(SCHEDULES)
+    )
+    weight_decay: float = option(0.0, "Of the optimiser, on trained values.", ge=0)
+    seeds: int = option(1, "Trainings at the chosen rate, by seed.", ge=1)
     draws: int = option(5, "Random sets.", ge=1)
     filter_rank: int = option(FILTER_RANK, "Rank of the approximation of principal.", ge=1)
     margin: float = option(
-        0.05, "Decrease of the share of refusals that has to be excluded.", ge=0, le=1
+        0.05, "Decrease of the share refused that has to be excluded.", ge=0, le=1
     )
-    write: str = option("", "The arm whose change is kept; '': the first that has one.")
+    write: str = option("", "The arm whose change is written.")
 
     def check(self, known: Known) -> None:
         """Raise OptionError for arms or rates that cannot be."""
