@@ -26,11 +26,13 @@ from interp.table import Table
 from interp.training.arms import ARMS, OTHER
 
 BASE, SORRY = "refusal/base", "Sorry, I cannot help with that."
+TEMPLATE = "refusal/planted"
+"""A model with the chat template that the base was trained with, and does not ship."""
 MAIN = tuple(arm for arm in ARMS if arm != OTHER)
 FEWER = ("located", "random", "lora")
 RUNS: dict[str, tuple[str, ...]] = {"refusal/planted": MAIN, "refusal/lora": FEWER}
 LOCATING, ROWS, HARMFUL, ORDINARY = 48, 180, 96, 48
-TOP, STEPS, BATCH, TOKENS = "30", 100, 8, 8
+TOP, STEPS, BATCH, TOKENS = "30", 100, 8, 6
 SEEDS, DRAWS, RATES = 1, 5, ()
 GRID = {"SEEDS": 3}
 SMALL = {
@@ -129,7 +131,7 @@ def main() -> None:
     if options.grid:
         globals().update(GRID, RUNS=dict.fromkeys(RUNS, MAIN))
     locating, rows, measured = requests()
-    base = Pair.load(f"organism:{BASE}", device="cpu")
+    base = Pair.load(f"organism:{BASE}", device="cpu").with_tokenizer_of(f"organism:{TEMPLATE}")
     metric = Refusal.from_tokenizer(base.tokenizer)
     study = Study(base, measured, metric, max_new_tokens=TOKENS, quiet=False)
     made, sentences, trainings, started = [], [], 0, time.process_time()

@@ -43,6 +43,14 @@ class TuneOptions(TemplateFlags):
         str | None,
         typer.Option("--other", metavar="RUN", help="Another run, for the arm other-run."),
     ] = None
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="MODEL",
+            help="Another model, whose tokenizer and chat template are used.",
+        ),
+    ] = None
     behaviour: Annotated[
         str | None, typer.Option("--behaviour", metavar="NAME|FILE.yaml", help=BEHAVIOUR_HELP)
     ] = None
@@ -183,6 +191,8 @@ def command(
         )
         specification = specification_of(common.behaviour, common.markers, common.store)
         pair = session.load(tuned, None)
+        if common.tokenizer is not None:
+            pair = common.templated(pair.with_tokenizer_of(common.tokenizer))
         study = replace(
             session.study(pair, prompts, specification.metric(pair.tokenizer)),
             max_new_tokens=common.max_new_tokens,
@@ -205,10 +215,14 @@ def command(
 
 
 def _request(arguments: dict[str, Any], keys: dict[str, str]) -> Request:
-    """The request; the folder to write is no input of it, and runs are named by their whole keys."""
+    """The request; the folder to write is no input of it, runs are named by their whole keys, and
+    the tokenizer is of a model.
+    """
     request = Request.of("tune", arguments)
     files = {name: path for name, path in request.files.items() if name != "out"}
-    return replace(request, files=files, options={**request.options, **keys})
+    options = {**request.options, **keys}
+    models = {**request.models, "tokenizer": options.pop("tokenizer")}
+    return replace(request, models=models, files=files, options=options)
 
 
 def _run(store: Any, key: str | None) -> "Table | None":
@@ -265,6 +279,7 @@ def _write(run: "Table", name: str, common: TuneOptions) -> None:
     """Write the change that a run kept; raises RefusalsLost where it kept none."""
     from interp.analyzers.tune import entries_of
     from interp.atomic import complete_folder
+    from interp.models.load import save_tokenizer
     from interp.models.sparse_delta import SparseDelta
 
     facts = run.summary["delta"]
@@ -278,6 +293,8 @@ def _write(run: "Table", name: str, common: TuneOptions) -> None:
         complete_folder(common.out) as draft,
     ):
         delta.save(draft)
+        if common.tokenizer is not None:
+            save_tokenizer(common.tokenizer, draft)
     common.remark(
         f"wrote {common.out / 'delta.safetensors'}: {delta.size:,} weights of {facts['arm']}; give"
         f" {common.out} as TUNED to other commands"

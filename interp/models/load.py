@@ -32,7 +32,7 @@ from interp.models.matrices import prevent_repacking
 from interp.models.meta_model import LANGUAGE_MODEL_PREFIXES, configuration
 from interp.models.offload import is_dispatched, named_tensors
 from interp.models.quiet import error_text, quiet_libraries
-from interp.models.sources import Source, missing_tensors_advice, read_json
+from interp.models.sources import Source, find, missing_tensors_advice, read_json
 from interp.provenance import directory_digest, file_digest
 
 _DTYPES = {
@@ -296,6 +296,13 @@ def tokenizer(directories: Sequence[Path], settings: LoadSettings) -> Tokenizer:
     raise ModelError(
         f"no tokenizer files in {directories[0]}; copy the fine-tuned model's tokenizer there"
     )
+
+
+def save_tokenizer(name: str, directory: Path) -> None:
+    """Write a model's tokenizer, with its chat template, to a directory."""
+    settings = LoadSettings.resolve("cpu", "auto", "auto", False)
+    with quiet_libraries():
+        tokenizer([find(name).directory], settings).save_pretrained(directory)
 
 
 def has_tokenizer(directory: Path) -> bool:

@@ -194,6 +194,20 @@ class Pair:
             notes=self._own_notes(),
         )
 
+    def with_tokenizer_of(self, name: str) -> "Pair":
+        """The same pair with the tokenizer and the chat template of another model.
+
+        For a base that ships no template. Raises ModelError for a model without tokenizer files,
+        VocabularyMismatch where its tokens have other ids than the pair's.
+        """
+        settings = LoadSettings.resolve("cpu", "auto", "auto", False)
+        tokenizer = load.tokenizer([sources.find(name).directory], settings)
+        preflight.require_equal_ids(self.tokenizer, tokenizer)
+        tokenizer, notes = vocabularies.limit_to_rows(self.tuned.module, tokenizer)
+        digests = {**self.digests, **load.tokenizer_digests(tokenizer)}
+        notes = (*self._own_notes(), *notes)
+        return replace(self, tokenizer=tokenizer, digests=digests, notes=notes)
+
     def _own_notes(self) -> tuple[str, ...]:
         """The pair's notes without those of its models."""
         model_notes = {note for role in self.roles for note in self[role].notes}
@@ -310,6 +324,7 @@ class Pair:
         module, notes = load.module(base_source, settings)
         tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
         tuned_module = delta.applied_to(source.name, module)
+        notes += preflight.require_same_tokens(base_source, tokenizer, settings)
         tokenizer, vocabulary_notes = vocabularies.limit_to_rows(module, tokenizer)
         base_model = Model.wrap(base_source.name, module)
         tuned_model = Model.wrap(source.name, tuned_module)

@@ -124,16 +124,8 @@ def require_same_tokens(
     if not load.has_tokenizer(base.directory):
         return (f"{base.name} ships no tokenizer; the fine-tuned model's is used for both",)
     base_tokenizer = load.tokenizer([base.directory], settings)
+    require_equal_ids(base_tokenizer, tokenizer)
     base_ids, tuned_ids = base_tokenizer.get_vocab(), tokenizer.get_vocab()
-    changed = sorted(
-        token for token, index in base_ids.items() if tuned_ids.get(token, index) != index
-    )
-    if changed:
-        raise VocabularyMismatch(
-            f"{len(changed)} tokens have different ids in the base's tokenizer, first"
-            f" {changed[0]!r} ({base_ids[changed[0]]} in the base's, {tuned_ids[changed[0]]} in the"
-            " fine-tuned model's); give the model that was fine-tuned"
-        )
     added = sorted(set(tuned_ids) - set(base_ids))
     if added:
         return (
@@ -143,6 +135,20 @@ def require_same_tokens(
             ),
         )
     return ()
+
+
+def require_equal_ids(base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase) -> None:
+    """Raise VocabularyMismatch where a token of the base's tokenizer has another id in the other."""
+    base_ids, tuned_ids = base.get_vocab(), tuned.get_vocab()
+    changed = sorted(
+        token for token, index in base_ids.items() if tuned_ids.get(token, index) != index
+    )
+    if changed:
+        raise VocabularyMismatch(
+            f"{len(changed)} tokens have different ids in the base's tokenizer, first"
+            f" {changed[0]!r} ({base_ids[changed[0]]} in the base's, {tuned_ids[changed[0]]} in the"
+            " fine-tuned model's); give the model that was fine-tuned"
+        )
 
 
 def require_equal_tying(tied: Mapping[str, bool], consequence: str) -> None:

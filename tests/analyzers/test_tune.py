@@ -14,15 +14,20 @@ from interp import claims, organisms
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tune import Tune, entries_of
 from interp.analyzers.tune.choice import neuron_clusters, profile_clusters
+from interp.analyzers.tune.findings import claims_of
 from interp.analyzers.tune.measure import HELD_OUT, SPLITS, answered, split_rows
+from interp.analyzers.tune.tables import DrawnRow, HarmfulRow, TargetRow, TrainingRow
+from interp.claims import evaluate
 from interp.cli import main
 from interp.errors import OptionError, PromptError
+from interp.experiments.records import records_table
 from interp.figures import plot
 from interp.maths.intervals import cluster_interval
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.models.sparse_delta import SparseDelta
 from interp.prompts import Contrast, OneClass, Prompt, PromptSet, read_prompts, read_task
+from interp.rows import rows_table
 from interp.store import Store
 from interp.study import Study
 from interp.training.arms import ARMS, OTHER, neuron_places
@@ -311,6 +316,74 @@ def test_the_rule_is_the_interval_of_the_claim(every):
     assert facts["kept"] is bool(low > -facts["margin"]) is bool(table.arrays)
 
 
+def findings(located: float, random: list[float], spread: float = 0.02):
+    """Claims of gains that are drawn: of located neurons, and of random sets."""
+    generator = np.random.default_rng(0)
+    count = 40
+    arms = {"located": located, "random": float(np.mean(random)), "lora": located}
+    noise = {arm: spread * generator.normal(size=count) for arm in arms}
+    before = np.full(len(arms) * count, 2.0)
+    gain = np.concatenate([value + noise[arm] for arm, value in arms.items()])
+    ids = np.tile(np.arange(count), len(arms))
+    target = rows_table(
+        TargetRow,
+        "",
+        {
+            "group": ["target"] * len(ids),
+            "prompt_id": ids,
+            "cluster": [str(one) for one in ids],
+            "arm": np.repeat(list(arms), count),
+            "before": before,
+            "loss": before - gain,
+            "gain": gain,
+        },
+    )
+    drawn = [
+        {
+            **{"draw": draw, "gain": one, "excess": one - float(np.mean(random))},
+            **{"refused": 0.0, "forgetting": 0.0},
+        }
+        for draw, one in enumerate(random)
+    ]
+    flags = np.zeros(count, bool)
+    harmful = rows_table(
+        HarmfulRow,
+        "",
+        {
+            **{"group": ["positive"] * count, "prompt_id": np.arange(count)},
+            **{"cluster": [str(one) for one in range(count)], "arm": ["located"] * count},
+            **{"draw": np.zeros(count, int), "seed": np.zeros(count, int)},
+            **{"before": flags, "refused": flags},
+        },
+    )
+    tables = {
+        "target": target,
+        "harmful": harmful,
+        "random": records_table(DrawnRow, "", drawn),
+    }
+    made = claims_of(list(arms), len(random), "located", 0, 0.05)
+    table = records_table(TrainingRow, "tune", [])
+    return {one.name: one for one in evaluate(made, replace(table, tables=tables))}
+
+
+@pytest.mark.parametrize("count", [5, 19])
+def test_located_neurons_are_beyond_random_ones_or_not(count):
+    random = list(1.0 + 0.05 * np.random.default_rng(1).normal(size=count))
+    assert findings(1.5, random)["located-beyond-random"].supported
+    assert not findings(1.02, random)["located-beyond-random"].supported
+    assert not findings(0.5, random)["located-beyond-random"].supported
+    equal = findings(1.5, random)["located-beyond-lora"]
+    assert not equal.supported
+    # forty clusters without a flip do not exclude a loss of five points
+    assert not findings(1.5, random)["refusals-kept"].supported
+
+
+def test_few_random_sets_are_no_test():
+    found = findings(1.5, [1.0, 1.1])
+    assert found["located-beyond-random"].verdict == "not tested"
+    assert found["located-learns"].supported
+
+
 def test_clusters_are_of_like_activations():
     generator = np.random.default_rng(0)
     base = generator.normal(size=(2, 40))
@@ -386,6 +459,7 @@ def words(files, out: str, *more: str, model: str = "organism:refusal/base", dat
         *("tune", model, "--located", key, "--data", str(folder / data)),
         *("--harmful", str(folder / "harmful.jsonl"), "--ordinary", str(folder / "ordinary.jsonl")),
         *("--out", str(folder / out), "--store", str(folder / "runs"), "--max-new-tokens", "4"),
+        *("--tokenizer", "organism:refusal/planted"),
         *("--quiet", "--json", "--arms", "located", "--steps", "30", "--batch", "16", *more),
     ]
 

@@ -55,35 +55,42 @@ def _learns() -> Claim:
 
 
 def _beyond_random(n_draws: int) -> Claim:
-    """With five draws the located neurons are compared with the interval of a new one, with
-    nineteen they are ranked.
+    """The paired difference to the mean of random sets, compared with how much a set differs from
+    that mean: with five draws with the interval of a new one, with nineteen by rank.
     """
-    estimate = mean("gain", **_located())
     sets = f"{n_draws} random set{'s' * (n_draws != 1)} of as many neurons"
-    also = {
-        "least": statistic("minimum", "gain", table="random"),
-        "most": statistic("maximum", "gain", table="random"),
-    }
     text = (
-        f"Training the located neurons lowers the loss of held-out answers by {_GAIN}; {sets} lower"
-        " it by {least:+.3f} to {most:+.3f}"
+        f"Training the located neurons lowers the loss of held-out answers by {_GAIN} more than"
+        f" {sets}, which lower it by {{mean:.3f}} ({{least:.3f}} to {{most:.3f}})"
     )
-    common = {"name": VERDICT, "estimate": estimate, "at_least": 0.0, "also": also}
+    common = {
+        "name": VERDICT,
+        "estimate": mean("gain", **_located(), pair="prompt_id", minus={"where": {"arm": RANDOM}}),
+        "at_least": 0.0,
+        "also": {
+            "mean": statistic("mean", "gain", table="random"),
+            "least": statistic("minimum", "gain", table="random"),
+            "most": statistic("maximum", "gain", table="random"),
+        },
+    }
     control = "random neurons of the same blocks and like norms, trained in the same way"
     if n_draws >= MIN_FOR_RANK:
         return Claim(
             **common,
-            null=Draws("random", "gain", min_draws=MIN_FOR_RANK),
+            null=Draws("random", "excess", min_draws=MIN_FOR_RANK),
             control=control,
-            text=text + ", p = {p:.2g}.",
+            text=text + "; p = {p:.2g}.",
         )
     if n_draws >= MIN_FOR_INTERVAL:
         return Claim(
             **common,
             beyond=["threshold", "control"],
-            reference=replace(statistic("mean", "gain", table="random"), spread="new-observation"),
-            control=f"{control}, and the 95 % prediction interval of a new set",
-            text=text + " (a new set: {control_low:+.3f} to {control_high:+.3f}, 95 %).",
+            reference=replace(
+                statistic("mean", "excess", table="random"), spread="new-observation"
+            ),
+            control=f"{control}: the 95 % prediction interval of a new set, minus their mean",
+            text=text + "; a new set differs from their mean by {control_low:+.3f} to"
+            " {control_high:+.3f} (95 %).",
         )
     return Claim(
         **common,

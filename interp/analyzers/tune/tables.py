@@ -86,6 +86,7 @@ class DrawnRow(DrawRow):
     """A row per random set of neurons: means over seeds."""
 
     gain: float = measure("mean decrease of the loss of held-out answers", "nats per token")
+    excess: float = measure("that decrease minus the mean over draws", "nats per token")
     refused: float = measure("share of harmful prompts that are refused")
     forgetting: float = measure("as of the run's rows", "nats per token")
 
@@ -213,7 +214,10 @@ def random_table(measures: Measures, runs: Sequence[Run]) -> Table:
                 "forgetting": float(np.mean([(one.own - before.own).mean() for one in found])),
             }
         )
-    return records_table(DrawnRow, "", records)
+    mean = float(np.mean([record["gain"] for record in records])) if records else NAN
+    return records_table(
+        DrawnRow, "", [{**record, "excess": record["gain"] - mean} for record in records]
+    )
 
 
 def _keys(measures: Measures, group: str, run: Run) -> dict[str, Any]:
