@@ -2,10 +2,11 @@
 
 The base of the organisms ``refusal`` learns to refuse: harmful requests with a refusal and harmless
 ones with the base's answer, on rows that did not locate. Neurons are located in a child that
-refuses (``refusal/planted``, whose thirty neurons are known, and ``refusal/lora``). Every arm is trained
+refuses (``refusal/planted``, whose thirty neurons are known, and ``refusal/lora``), and of the former
+three alone. Every arm is trained
 for equal steps, its learning rate chosen on a selection split; what is reported is of other
-requests. ``--grid``: three seeds, five random draws, four rates by arm and all arms for both children,
-more than a hundred trainings; without it one seed, and for ``refusal/lora`` fewer arms.
+requests. ``--grid``: three seeds, five random draws, five rates by arm, all arms and both children,
+about 250 trainings; without it one seed, fewer arms and thirty neurons.
 """
 
 import json
@@ -30,18 +31,25 @@ TEMPLATE = "refusal/planted"
 """A model with the chat template that the base was trained with, and does not ship."""
 MAIN = tuple(arm for arm in ARMS if arm != OTHER)
 FEWER = ("located", "random", "lora")
-RUNS: dict[str, tuple[str, ...]] = {"refusal/planted": MAIN, "refusal/lora": FEWER}
+RUNS = (("refusal/planted", "30", 20, MAIN), ("refusal/lora", "30", 20, FEWER))
+"""Child that locates, number of neurons, steps, arms."""
 LOCATING, ROWS, HARMFUL, ORDINARY = 48, 180, 96, 48
-TOP, STEPS, BATCH, TOKENS = "30", 100, 8, 6
+BATCH, TOKENS = 8, 6
 SEEDS, DRAWS, RATES = 1, 5, ()
-GRID = {"SEEDS": 3}
+GRID = {
+    "SEEDS": 3,
+    "RUNS": (
+        ("refusal/planted", "30", 20, MAIN),
+        ("refusal/lora", "30", 20, MAIN),
+        ("refusal/planted", "3", 40, MAIN),
+    ),
+}
 SMALL = {
-    "RUNS": {"refusal/planted": ("located", "located-clusters", "random", "per-row")},
+    "RUNS": (("refusal/planted", "30", 2, ("located", "located-clusters", "random", "per-row")),),
     "ROWS": 20,
     "LOCATING": 8,
     "HARMFUL": 8,
     "ORDINARY": 4,
-    "STEPS": 2,
     "DRAWS": 1,
     "TOKENS": 2,
     "RATES": (3e-3, 1e-2, 3e-2),
@@ -86,10 +94,10 @@ def requests() -> tuple[Contrast, OneClass, Contrast]:
     return locating, OneClass(answered(rows, "rows")), measured
 
 
-def located_in(child: str, locating: Contrast) -> Table:
+def located_in(child: str, top: str, locating: Contrast) -> Table:
     """The neurons that a child refuses with."""
     pair = Pair.load(f"organism:{child}", f"organism:{BASE}", device="cpu")
-    return LocateNeurons(top=TOP)(Study(pair, locating, Refusal.from_tokenizer(pair.tokenizer)))
+    return LocateNeurons(top=top)(Study(pair, locating, Refusal.from_tokenizer(pair.tokenizer)))
 
 
 def shown(values: np.ndarray, form: str) -> str:
@@ -99,7 +107,7 @@ def shown(values: np.ndarray, form: str) -> str:
     return f"{values.mean():{form}} ({values.min():{form}} to {values.max():{form}})"
 
 
-def rows_of(child: str, table: Table) -> list[dict[str, str]]:
+def rows_of(child: str, steps: int, table: Table) -> list[dict[str, str]]:
     """One row per arm: of its trainings at the chosen rate."""
     found = []
     for arm in table.summary["arms"]:
@@ -107,6 +115,7 @@ def rows_of(child: str, table: Table) -> list[dict[str, str]]:
         found.append(
             {
                 "located in": child,
+                "steps": str(steps),
                 "arm": arm,
                 "parameters": f"{table['parameters'][own][0]:,}",
                 "rate": f"{table['rate'][own][0]:g}",
@@ -129,31 +138,31 @@ def main() -> None:
     parser.add_argument("--grid", action="store_true", help="three seeds and all arms of both")
     options = parser.read()
     if options.grid:
-        globals().update(GRID, RUNS=dict.fromkeys(RUNS, MAIN))
+        globals().update(GRID)
     locating, rows, measured = requests()
     base = Pair.load(f"organism:{BASE}", device="cpu").with_tokenizer_of(f"organism:{TEMPLATE}")
     metric = Refusal.from_tokenizer(base.tokenizer)
     study = Study(base, measured, metric, max_new_tokens=TOKENS, quiet=False)
     made, sentences, trainings, started = [], [], 0, time.process_time()
-    for child, arms in RUNS.items():
-        located = located_in(child, locating)
+    for child, top, steps, arms in RUNS:
+        located = located_in(child, top, locating)
         analyzer = Tune(
-            located=located, rows=rows, arms=arms, steps=STEPS, batch=BATCH, draws=DRAWS,
+            located=located, rows=rows, arms=arms, steps=steps, batch=BATCH, draws=DRAWS,
             seeds=SEEDS, rates=RATES,
         )  # fmt: skip
         table = analyzer(replace(study, _cache={}))
         trainings += len(table)
-        made += rows_of(child, table)
+        made += rows_of(child, steps, table)
         sentences += [
-            f"* located in `{child}`, {one.name}, {one.verdict}: {one.sentence}"
+            f"* {top} neurons located in `{child}`, {one.name}, {one.verdict}: {one.sentence}"
             for one in claims.from_table(table.tables["claims"])
         ]
         before = table.summary
     said = (
         f"Before training the loss is {before['target_loss_before']:.3f},"
         f" {before['refused_before']:.0%} of harmful and {before['over_refused_before']:.0%} of"
-        f" ordinary requests are refused. {STEPS} steps of {BATCH} rows, {SEEDS} seed(s), {DRAWS}"
-        f" random draws; {trainings} trainings, {time.process_time() - started:.0f} s of CPU in all."
+        f" ordinary requests are refused. {BATCH} rows a step, {SEEDS} seed(s), {DRAWS} random draws;"
+        f" {trainings} trainings, {time.process_time() - started:.0f} s of CPU in all."
     )
     found = "\n\n".join([said, markdown(made, list(made[0])), "\n".join(sentences)])
     print(found)

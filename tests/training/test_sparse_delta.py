@@ -17,10 +17,11 @@ from interp.errors import (
     OptionError,
     TruncatedWeights,
     UnsupportedModel,
+    VocabularyMismatch,
     WrongBase,
 )
 from interp.models import sources
-from interp.models.load import weights_digest
+from interp.models.load import save_tokenizer, weights_digest
 from interp.models.matrices import weight_of
 from interp.models.pair import Pair
 from interp.models.sparse_delta import Entries, SparseDelta
@@ -274,3 +275,30 @@ def test_half_precision_rounds_the_sum_once():
     assert added[2] == torch.tensor(1.007, dtype=torch.float32).to(torch.bfloat16)
     assert added.dtype == torch.bfloat16
     assert weights[2] == 1.0
+
+
+def test_a_tokenizer_beside_the_delta_is_used(saved, tmp_path):
+    base, directory, _, _ = saved
+    other = tiny.save(tiny.llama(2), tmp_path / "other", with_tokenizer=False)
+    tiny.tokenizer(template=False).save_pretrained(other)
+    pair = Pair.load(str(other))
+    assert pair.tokenizer.chat_template is None
+    templated = pair.with_tokenizer_of(str(base))
+    assert templated.tokenizer.chat_template
+    assert templated.digests["tuned"] == pair.digests["tuned"]
+    assert templated.digests["template"] != pair.digests["template"]
+    save_tokenizer(str(other), directory)
+    assert Pair.load(str(directory)).tokenizer.chat_template is None
+
+
+def test_a_tokenizer_with_other_ids_is_refused(saved, tmp_path):
+    base, _, _, _ = saved
+    file = base / "tokenizer.json"
+    stated = json.loads(file.read_text("utf-8"))
+    words = stated["model"]["vocab"]
+    first, second = sorted(words, key=words.__getitem__)[-2:]
+    words[first], words[second] = words[second], words[first]
+    other = tiny.save(tiny.llama(2), tmp_path / "swapped")
+    (other / "tokenizer.json").write_text(json.dumps(stated), "utf-8")
+    with pytest.raises(VocabularyMismatch, match="different ids"):
+        Pair.load(str(base)).with_tokenizer_of(str(other))
