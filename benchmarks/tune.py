@@ -2,11 +2,11 @@
 
 The base of the organisms ``refusal`` learns to refuse: harmful requests with a refusal and harmless
 ones with the base's answer, on rows that did not locate. Neurons are located in a child that
-refuses (``refusal/planted``, whose thirty neurons are known, and ``refusal/lora``), and of the former
-three alone. Every arm is trained
-for equal steps, its learning rate chosen on a selection split; what is reported is of other
-requests. ``--grid``: three seeds, five random draws, five rates by arm, all arms and both children,
-about 250 trainings; without it one seed, fewer arms and thirty neurons.
+refuses (``refusal/planted``, whose thirty neurons are known, and ``refusal/lora``); of the former
+three alone are trained too. Every arm has equal steps, and its learning rate is chosen on a
+selection split; what is reported is of other requests. ``--grid``: three seeds, five random draws,
+five rates by arm, all arms and both children, about 250 trainings; without it one seed, fewer arms
+and thirty neurons.
 """
 
 import json

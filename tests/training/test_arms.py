@@ -1,5 +1,6 @@
 """Arms of selective tuning: which weights each trains, and that numbers of them are equal."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from interp.errors import OptionError, UnsupportedModel
+from interp.maths.memory import PeakMemory
 from interp.models.model import Model
 from interp.models.quiet import quiet_libraries
 from interp.sites import Weight
@@ -254,6 +256,17 @@ def test_families_without_neurons_are_refused():
     bare = replace(whole, anatomy=replace(whole.anatomy, n_neurons=0))
     with pytest.raises(UnsupportedModel):
         neuron_places(bare, NEURONS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the mark")
+def test_peak_memory_is_that_inside():
+    large = torch.ones(1 << 24)
+    with PeakMemory(torch.device("cpu")) as peak:
+        assert torch.ones(1 << 24).sum() == large.sum()
+    assert 60e6 < peak.bytes < 200e6
+    with PeakMemory(torch.device("cpu")) as peak:
+        pass
+    assert peak.bytes < 30e6
 
 
 def test_every_arm_is_described():
