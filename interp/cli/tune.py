@@ -250,11 +250,17 @@ def _run_notes(located: "Table | None", digest: str) -> list[str]:
 
 
 def _arms(text: str, with_other: bool) -> tuple[str, ...]:
-    from interp.training.arms import ARMS, OTHER
+    from interp.training.arms import ARMS, FULL, LORA, OTHER, SPARSE
 
     if text == ALL:
         return tuple(arm for arm in ARMS if with_other or arm != OTHER)
-    return tuple(part.strip() for part in text.split(","))
+    arms = tuple(part.strip() for part in text.split(","))
+    if set(arms) <= {LORA, FULL}:
+        raise OptionError(
+            f"--arms {text} has no arm with few weights, so nothing could be written; add one of"
+            f" {', '.join(SPARSE)}"
+        )
+    return arms
 
 
 def _rates(text: str | None) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import interp.analyzers.tune
+import interp.analyzers.tune.trainings
 from interp import claims, organisms
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tune import Tune, entries_of
@@ -222,13 +222,13 @@ def test_neither_batch_size_nor_padding_of_measuring_count(planted):
 
 def test_a_rate_that_diverges_is_never_chosen(planted, monkeypatch):
     study, located = planted
-    real = interp.analyzers.tune.train
+    real = interp.analyzers.tune.trainings.train
 
     def diverging(base, what, rows, recipe, seed):
         trained = real(base, what, rows, recipe, seed)
         return replace(trained, finite=trained.finite and recipe.learning_rate < limit)
 
-    monkeypatch.setattr(interp.analyzers.tune, "train", diverging)
+    monkeypatch.setattr(interp.analyzers.tune.trainings, "train", diverging)
     limit = 2e-3
     table = tune(located, arms=("located",))(alone(study))
     assert table.summary["rates"]["located"] == 1e-3
@@ -524,6 +524,7 @@ def test_the_command_refuses_at_the_door(files, capsys):
         (words(files, "no", "--rates", "a,b,c"), "not a list of numbers"),
         (words(files, "no", "--write", "full"), "cannot be written"),
         (words(files, "no", "--arms", "everything"), "unknown arm"),
+        (words(files, "no", "--arms", "lora,full"), "nothing could be written"),
         (words(files, "no", data="nothing.jsonl"), "no prompt file"),
         (words(files, "no", "--remote"), "cannot train weights"),
     ):

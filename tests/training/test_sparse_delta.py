@@ -302,3 +302,13 @@ def test_a_tokenizer_with_other_ids_is_refused(saved, tmp_path):
     (other / "tokenizer.json").write_text(json.dumps(stated), "utf-8")
     with pytest.raises(VocabularyMismatch, match="different ids"):
         Pair.load(str(base)).with_tokenizer_of(str(other))
+
+
+def test_a_delta_is_loaded_in_half_precision_too(saved):
+    _, directory, model, _ = saved
+    pair = Pair.load(str(directory), dtype="bfloat16")
+    assert pair.tuned.dtype == torch.bfloat16
+    weights = pair.tuned.module.get_parameter(UP)
+    before = model.get_parameter(UP)
+    # once rounded as the base, once as the sum
+    torch.testing.assert_close(weights.float(), before, rtol=2**-7, atol=1e-3)

@@ -2,26 +2,25 @@
 
 Several sets of weights, the *arms*, are trained on the same rows for equal steps: located neurons
 (GoodVibe; the closest paper with details is NeST, arXiv 2602.16835), random neurons, entries chosen
-as in LIFT (arXiv 2506.00772) or NeuroAda
-(arXiv 2510.18940), LoRA and all weights. The learning rate of every arm is chosen on the selection
-split, since one common rate would decide which arm is best. All training is in memory. The change
-of one arm is kept with the run, as a sparse delta, only if refusals of harmful prompts are not
-fewer than before: selective tuning adds refusals or safe answers and never removes any.
+as in LIFT (arXiv 2506.00772) or NeuroAda (arXiv 2510.18940), LoRA and all weights. The learning
+rate of every arm is chosen on the selection split, since one common rate would decide which arm is
+best. All training is in memory. The change of one arm is kept with the run, as a sparse delta, only
+if refusals of harmful prompts are not fewer than before: selective tuning adds refusals or safe
+answers and never removes any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from interp.analyzers.framework import Analyzer, Known, Needs, Result, option
 from interp.analyzers.tune.choice import Choice, choose, located_neurons
 from interp.analyzers.tune.findings import VERDICT, claims_of
+from interp.analyzers.tune.kept import arrays_of, entries_of, refusals_after
 from interp.analyzers.tune.measure import TRAIN, Measures, require_apart
 from interp.analyzers.tune.tables import (
     Run,
@@ -31,19 +30,15 @@ from interp.analyzers.tune.tables import (
     target_table,
     trainings_table,
 )
-from interp.errors import NonFinitePass, OptionError, required
+from interp.analyzers.tune.trainings import Trainings
+from interp.errors import OptionError, required
 from interp.experiments.base_answers import any_supported
 from interp.experiments.cost import Work
-from interp.maths.host import to_host
-from interp.maths.intervals import cluster_interval
-from interp.models.model import Model
-from interp.models.sparse_delta import Entries
 from interp.prompts import OneClass, PromptSet
 from interp.study import Study
 from interp.table import Table
 from interp.training.arms import ARMS, FILTER_RANK, FULL, LOCATED, LORA, OTHER, RANDOM, SPARSE
 from interp.training.recipe import SCHEDULES, Recipe
-from interp.training.tuning import Trainable, Trained, train
 
 RATES: Mapping[str, tuple[float, ...]] = {
     LORA: (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
@@ -51,7 +46,6 @@ RATES: Mapping[str, tuple[float, ...]] = {
 }
 SPARSE_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1)
 """Rates that are tried of every arm with few weights."""
-INDICES, VALUES = ".indices", ".values"
 LIMITS = (
     "The rows that locate and the rows that train have to be different ones: the run cannot tell.",
     "One kind of data and one model: which set is best depends on both.",
@@ -161,7 +155,9 @@ class Tune(Analyzer):
         prompts = measures.splits[TRAIN].encoded
         choice = choose(study, self.arms, neurons, prompts, self.draws, self.filter_rank, others)
         written = self.write or next((arm for arm in choice.arms if arm in SPARSE), "")
-        runs, kept = self._train(measures, choice, written)
+        rates = {arm: self._rates(arm) for arm in choice.arms}
+        trainings = Trainings(measures, rates, self._recipe, self.seeds)
+        runs, kept = trainings.every(choice, written)
         tables = {
             "target": target_table(measures, runs),
             "harmful": harmful_table(measures, runs),
@@ -170,8 +166,8 @@ class Tune(Analyzer):
         }
         table = trainings_table(measures, runs)
         arms = [arm for arm in choice.arms if any(run.outcome for run in runs if run.arm == arm)]
-        guard = self._guard(measures, runs, written)
-        arrays = _arrays(kept) if kept is not None and guard["kept"] else {}
+        guard = refusals_after(measures, runs, written, self.margin)
+        arrays = arrays_of(kept) if kept is not None and guard["kept"] else {}
         claims = (
             claims_of(arms, len(choice.arms.get(RANDOM, ())), written, study.seed, self.margin)
             if written in arms
@@ -189,119 +185,14 @@ class Tune(Analyzer):
     def _rates(self, arm: str) -> tuple[float, ...]:
         return tuple(sorted({*(self.rates or RATES.get(arm, SPARSE_RATES))}))
 
-    def _recipe(self, rate: float) -> Recipe:
+    @property
+    def _recipe(self) -> Recipe:
         return Recipe(
-            learning_rate=rate,
             schedule=self.schedule,
             weight_decay=self.weight_decay,
             batch=self.batch,
             steps=self.steps,
         )
-
-    def _train(
-        self, measures: Measures, choice: Choice, written: str
-    ) -> tuple[list[Run], Mapping[str, Entries] | None]:
-        """Every training, and the change of the arm that is written at its chosen rate.
-
-        The rate is chosen on the first draw and seed; the other draws and seeds use it.
-        """
-        study, runs, kept = measures.study, [], None
-        for arm, draws in choice.arms.items():
-            tried, best = self._tried(measures, arm, draws[0])
-            if best is None:
-                runs += tried
-                continue
-            chosen, trained = best
-            runs += [run for run in tried if run.rate != chosen.rate]
-            runs.append(self._measured(measures, chosen, trained))
-            if arm == written and runs[-1].chosen:
-                kept = trained.entries
-            again = [
-                (draw, study.seed + seed)
-                for draw in range(len(draws))
-                for seed in range(self.seeds)
-                if draw or seed
-            ]
-            for draw, seed in study.progress(again, f"{arm}: draws and seeds") if again else ():
-                run, trained = self._one(measures, arm, draw, draws[draw], chosen.rate, seed)
-                runs.append(self._measured(measures, run, trained))
-        order = {arm: at for at, arm in enumerate(choice.arms)}
-        runs.sort(key=lambda run: (order[run.arm], run.draw, run.rate, run.seed))
-        if not any(run.chosen for run in runs):
-            raise OptionError("every training diverged; give lower --rates")
-        return runs, kept
-
-    def _tried(
-        self, measures: Measures, arm: str, what: Trainable
-    ) -> tuple[list[Run], tuple[Run, Trained] | None]:
-        """A training at every rate, and the one of the least loss on the selection split."""
-        study, tried, best = measures.study, [], None
-        for rate in study.progress(self._rates(arm), f"{arm}: learning rates"):
-            run, trained = self._one(measures, arm, 0, what, rate, study.seed)
-            tried.append(run)
-            if run.selection_loss < (float("inf") if best is None else best[0].selection_loss):
-                best = run, trained
-        return tried, best
-
-    def _one(
-        self, measures: Measures, arm: str, draw: int, what: Trainable, rate: float, seed: int
-    ) -> tuple[Run, Trained]:
-        """One training, and its loss on the selection split."""
-        rows = measures.splits[TRAIN].rows()
-        trained = train(measures.study.pair.tuned, what, rows, self._recipe(rate), seed)
-        loss = float("nan")
-        if trained.finite:
-            with suppress(NonFinitePass):
-                loss = measures.selection_loss(_model(measures, arm, trained))
-        run = Run(
-            arm,
-            draw,
-            seed,
-            self._rates(arm).index(rate),
-            rate,
-            trained.n_trained,
-            trained.norm if trained.finite else float("nan"),
-            trained.seconds,
-            trained.memory,
-            loss,
-        )
-        return run, trained
-
-    def _measured(self, measures: Measures, run: Run, trained: Trained) -> Run:
-        """The training with what the model then does, as chosen; unchanged where it diverged."""
-        if np.isnan(run.selection_loss):
-            return run
-        try:
-            outcome = measures.outcome(_model(measures, run.arm, trained))
-        except NonFinitePass:
-            return run
-        return replace(run, chosen=True, outcome=outcome)
-
-    def _guard(self, measures: Measures, runs: Sequence[Run], written: str) -> dict[str, Any]:
-        """Whether refusals after training are not fewer, and the numbers that say so."""
-        seed = measures.study.seed
-        outcome = next(
-            (
-                run.outcome
-                for run in runs
-                if (run.arm, run.draw, run.seed) == (written, 0, seed) and run.outcome is not None
-            ),
-            None,
-        )
-        facts = {"arm": written, "margin": self.margin, "kept": False}
-        if outcome is None:
-            return facts | {"reason": "no arm gave a sparse change"}
-        before = measures.before.harmful
-        clusters = measures.study.prompts("positive").clusters
-        change = cluster_interval(outcome.harmful, clusters, minus=before)
-        numbers = {
-            "before": float(before.mean()),
-            "after": float(outcome.harmful.mean()),
-            "low": None if np.isnan(change.low) else change.low,
-        }
-        kept = bool(change.low > -self.margin)
-        reason = "" if kept else _reason(numbers, len({*clusters}), self.margin)
-        return facts | numbers | {"kept": kept, "reason": reason}
 
     def _summary(
         self, measures: Measures, choice: Choice, runs: Sequence[Run], neurons: Sequence
@@ -334,39 +225,6 @@ class Tune(Analyzer):
                     " may be beyond."
                 )
         return notes
-
-
-def _model(measures: Measures, arm: str, trained: Trained) -> Model:
-    return Model.wrap(f"{measures.study.pair.tuned.name}, {arm}", trained.module)
-
-
-def _reason(numbers: Mapping[str, Any], n_clusters: int, margin: float) -> str:
-    if numbers["low"] is None:
-        return f"the harmful prompts are of {n_clusters} clusters, too few for an interval"
-    return (
-        f"refusals of harmful prompts went from {numbers['before']:.1%} to {numbers['after']:.1%},"
-        f" and a decrease by {-numbers['low']:.1%} cannot be excluded (margin {margin:.1%},"
-        f" {n_clusters} clusters)"
-    )
-
-
-def _arrays(entries: Mapping[str, Entries]) -> dict[str, np.ndarray]:
-    return {
-        **{name + INDICES: to_host(each.indices) for name, each in entries.items()},
-        **{name + VALUES: to_host(each.values) for name, each in entries.items()},
-    }
-
-
-def entries_of(table: Table) -> dict[str, Entries]:
-    """The change that a run kept, by parameter; empty where it kept none."""
-    return {
-        name.removesuffix(INDICES): Entries(
-            torch.tensor(indices),
-            torch.tensor(table.arrays[name.removesuffix(INDICES) + VALUES]),
-        )
-        for name, indices in table.arrays.items()
-        if name.endswith(INDICES)
-    }
 
 
 __all__: Sequence[str] = ("Tune", "entries_of")
