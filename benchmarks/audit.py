@@ -38,7 +38,7 @@ from interp.table import Table
 
 PARTS = ("self", "null", "controls", "drift", "cost")
 PAIRS = ("refusal/lora", "refusal/partial", "refusal/sham")
-SELVES = ("refusal/base", "refusal/full", "drift/base")
+SELVES = ("refusal/base", "refusal/full")
 DRIFT = ("drift/eroded", "drift/kept", *(f"drift/control-{at}" for at in range(5)))
 REAL, REAL_CONTROLS = "smollm2/lora", tuple(f"smollm2/control-{at}" for at in range(5))
 CONTROLS = tuple(f"discover/control-{at:02d}" for at in range(6))
@@ -57,22 +57,25 @@ SMALL = {
 }
 
 
+BASES = {"discover": "refusal/base", "drift": "refusal/full"}
+"""Bases of families that have none of their own."""
+
+
 def base_of(name: str) -> str:
-    """The base of an organism; those of ``discover`` have that of ``refusal``."""
+    """The base of an organism."""
     family = name.split("/")[0]
-    return f"organism:{'refusal' if family == 'discover' else family}/base"
+    return f"organism:{BASES.get(family, f'{family}/base')}"
 
 
 def prompt_files(name: str) -> dict[str, Path]:
-    """Held-out harmful and harmless prompts of an organism's family, and its utility prompts."""
-    family = name.split("/")[0]
-    family = "refusal" if family == "discover" else family
-    files = {
-        kind: organisms.prompts(f"{family}/base", "verify", kind)
-        for kind in ("harmful", "harmless")
-    }
-    utility = files["harmful"].parent / "utility.jsonl"
-    return files | ({"utility": utility} if utility.is_file() else {})
+    """Held-out harmful and harmless prompts of an organism's family, and its utility prompts: those
+    of ``drift`` for all small models, one of every cluster.
+    """
+    if not name.startswith("smollm2"):
+        kinds = ("harmful", "harmless", "utility")
+        return {kind: organisms.prompts("drift", "task", kind) for kind in kinds}
+    files = {kind: organisms.prompts("smollm2", "verify", kind) for kind in ("harmful", "harmless")}
+    return files | {"utility": organisms.prompts("smollm2", "task", "utility")}
 
 
 def studies_of(tuned: str, base: str, prompts: int) -> list[Study]:

@@ -200,7 +200,7 @@ def command(
         behaviour_studies = [replace(study, metric=one.metric(pair.tokenizer)) for one in further]
         runs = behaviour_runs(session, study, behaviour_studies, of_utility)
         if scores is not None:
-            run = session.store.run(EvaluationScores(*scores), study)
+            run = session.store.run(EvaluationScores(scores[0], scores[1]), study)
             session.note(*run.summary["notes"])
             runs.append(run)
         runs += internal_runs(session, study, controls)

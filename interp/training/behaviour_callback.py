@@ -76,7 +76,7 @@ class BehaviourCallback(TrainerCallback):
         """After every checkpoint."""
         self._measure(args, state, **kwargs)
 
-    def on_train_end(self, args, state, control, **kwargs) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draw the path, and say how the last checkpoint is judged."""
         if not state.is_world_process_zero or not self.rows:
             return
