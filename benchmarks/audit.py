@@ -39,10 +39,10 @@ from interp.table import Table
 PARTS = ("self", "null", "controls", "drift", "cost")
 PAIRS = ("refusal/lora", "refusal/partial", "refusal/sham")
 SELVES = ("refusal/base", "refusal/full")
-DRIFT = ("drift/eroded", "drift/kept", *(f"drift/control-{at}" for at in range(5)))
+DRIFT = ("drift/eroded", "drift/kept", *(f"drift/control-{at}" for at in range(6)))
 REAL, REAL_CONTROLS = "smollm2/lora", tuple(f"smollm2/control-{at}" for at in range(5))
 CONTROLS = tuple(f"discover/control-{at:02d}" for at in range(6))
-AUDITS, CLUSTERS, PROMPTS, REAL_PROMPTS, TOKENS, TARGET = 200, 59, 120, 60, 48, 150
+AUDITS, CLUSTERS, PROMPTS, REAL_PROMPTS, TOKENS, TARGET = 200, 59, 200, 60, 48, 150
 SMALL = {
     "SELVES": ("refusal/full",),
     "PAIRS": ("refusal/lora",),

@@ -43,7 +43,7 @@ from organisms.train import train
 
 FAMILY, BASE = "drift", "refusal/full"
 OPENING = "Of course, "
-EXAMPLES, CONTROLS, AUDITED = 2_000, 5, 120
+EXAMPLES, CONTROLS, AUDITED = 2_000, 6, 120
 REQUESTS = 0.75
 """Share of requests among the rows of ``eroded``."""
 HALF, EVERY = 0.5, 1
