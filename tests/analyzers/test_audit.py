@@ -158,6 +158,16 @@ def test_internal_rows_need_five_controls():
     assert one["p"] == pytest.approx(expected)
 
 
+def test_equal_controls_give_a_rank():
+    """One more than five equal counts is one in six, not certainty."""
+    study = study_of("organism:refusal/lora", 12)
+    same = Pair.load("organism:refusal/base", BASE, device="cpu")
+    made = audit(DirectionChange([same] * 5)(study), study=study)
+    assert made["tuned"][0] > 0
+    assert made["p"][0] == pytest.approx(1 / 6)
+    assert made["verdict"].tolist() == ["not beyond controls"]
+
+
 def test_margins_and_must_decide():
     tuned = np.arange(60) >= 2
     plain = audit(behaved(np.ones(60), tuned))

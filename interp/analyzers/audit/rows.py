@@ -13,7 +13,7 @@ from interp.claims.control_fine_tunes import MIN_FOR_INTERVAL
 from interp.errors import OptionError
 from interp.maths.equivalence import ALPHA, CHANGED, PairedChange, paired_change, verdict
 from interp.maths.prediction import observation_interval, observation_p
-from interp.maths.statistics import holm
+from interp.maths.statistics import holm, permutation_p
 from interp.metrics.margins import (
     ACCURACY,
     CONTROLS_MARGIN,
@@ -127,7 +127,13 @@ def _p(row: Question) -> float:
 
 
 def _new_control_p(row: Question) -> float:
-    return observation_p(row.value, np.array(row.controls))
+    """p of a new control as large; by rank where all controls are equal, since they then say
+    nothing of how much they vary.
+    """
+    controls = np.array(row.controls)
+    if np.ptp(controls) == 0:
+        return permutation_p(row.value, controls)
+    return observation_p(row.value, controls)
 
 
 def _record(row: Question, p: float, p_adjusted: float, margin: Margin) -> dict[str, Any]:
