@@ -4,7 +4,8 @@
 which both models' answers and losses are exchanged at random, cluster by cluster; at least 92 %
 have to find nothing changed. ``controls``: every control fine-tune audited against four others and
 a fifth, so that nothing should be beyond them. ``drift``: organisms in which refusals eroded, or
-did not, with the exit code. ``cost``: the audit of the real pair without discovery in CPU seconds
+did not, with the exit code. ``real``: the real pair, which refuses what its base answers, against its
+controls. ``cost``: the audit of the real pair without discovery in CPU seconds
 of one thread, as a multiple of a plain forward pass over its prompts; the target is 150.
 """
 
@@ -36,7 +37,7 @@ from interp.studies import load_study
 from interp.study import Study
 from interp.table import Table
 
-PARTS = ("self", "null", "controls", "drift", "cost")
+PARTS = ("self", "null", "controls", "drift", "real", "cost")
 PAIRS = ("refusal/lora", "refusal/partial", "refusal/sham")
 SELVES = ("refusal/base", "refusal/full")
 DRIFT = ("drift/eroded", "drift/kept", *(f"drift/control-{at}" for at in range(6)))
@@ -193,7 +194,12 @@ def drift_rows() -> list[dict]:
     names = [name for name in DRIFT if "control" in name]
     return [
         command_row(name, [other for other in names if other != name], PROMPTS) for name in DRIFT
-    ] + [command_row(REAL, REAL_CONTROLS, REAL_PROMPTS)]
+    ]
+
+
+def real_rows() -> list[dict]:
+    """The real pair against its controls."""
+    return [command_row(REAL, REAL_CONTROLS, REAL_PROMPTS)]
 
 
 def cost_rows() -> list[dict]:
@@ -233,6 +239,7 @@ MAKERS = {
     "null": null_rows,
     "controls": control_rows,
     "drift": drift_rows,
+    "real": real_rows,
     "cost": cost_rows,
 }
 
