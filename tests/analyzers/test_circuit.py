@@ -132,6 +132,7 @@ def test_a_task_whose_corrupted_texts_are_its_prompts_gives_empty_circuits(small
         np.testing.assert_allclose(table[f"score_{role}"], 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_result_depends_on_the_batch_size(small):
     _, pair, task, held_out = small
     tables = [

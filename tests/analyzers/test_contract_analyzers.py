@@ -912,6 +912,7 @@ def test_every_analyzer_is_in_this_contract():
         - OF_WEIGHTS
         - OF_ONE_MODEL
         - OF_TASK_FILES
+        - OF_SCORES
         - OF_TRAINING
     )
     named = {name.split()[0].replace("-", "_") for name in ANALYZERS}

@@ -20,6 +20,7 @@ from interp.analyzers.refusal_direction import RefusalDirection
 from interp.analyzers.sae_diff import SaeDiff
 from interp.analyzers.stability import Stability
 from interp.analyzers.transfer import Transfer
+from interp.analyzers.tune import Tune
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.errors import OptionError
 from interp.provenance import Provenance
@@ -62,6 +63,8 @@ def test_a_ranking_beside_a_located_table_is_refused(located):
 
 
 TAKE = {
+    "Tune.located": lambda run: Tune(run),
+    "Tune.other": lambda run: Tune(other=run),
     "VerifyNeurons.located": lambda run: VerifyNeurons(run),
     "Coalitions.located": lambda run: Coalitions(run),
     "RefusalDirection.located": lambda run: RefusalDirection(run),

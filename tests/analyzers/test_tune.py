@@ -187,6 +187,7 @@ def same(one, two, tolerance):
             assert a.tolist() == b.tolist(), column.name
 
 
+@pytest.mark.slow
 def test_twice_is_the_same_but_for_time_and_memory(planted):
     study, located = planted
     made = tune(located, arms=("located", "random"))
@@ -464,6 +465,7 @@ def words(files, out: str, *more: str, model: str = "organism:refusal/base", dat
     ]
 
 
+@pytest.mark.slow
 def test_planted_neurons_learn_refusals_and_the_delta_gives_them_back(files, capsys):
     folder, _ = files
     assert main(words(files, "delta", "--rates", "3e-3,1e-2,3e-2")) == 0
@@ -497,6 +499,7 @@ def test_planted_neurons_learn_refusals_and_the_delta_gives_them_back(files, cap
     assert one == two
 
 
+@pytest.mark.slow
 def test_the_command_writes_nothing_where_refusals_are_lost(files, capsys):
     folder, _ = files
     given = words(

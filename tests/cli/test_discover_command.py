@@ -120,6 +120,7 @@ def test_the_same_request_is_answered_from_the_store(found, store, capsys):
     assert again["cached"]
 
 
+@pytest.mark.slow
 def test_a_trigger_scan_and_screened_rows_on_request(tmp_path, capsys):
     """Both are runs of their own; the scan is a method of the joint table."""
     rows = tmp_path / "rows.jsonl"
