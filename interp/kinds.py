@@ -225,6 +225,16 @@ KINDS: dict[str, Kind] = {
         section="Screening of rows by a trait",
         order=36,
     ),
+    "data-selection": Kind(
+        analyzer="interp.analyzers.data_selection:DataSelection",
+        replayable=True,
+        help="which rows of a pool resemble, or complete, a target",
+        command="select-data",
+        figure="interp.figures.data_selection:data_selection_figure",
+        heading="Which rows come first?",
+        section="Data selection",
+        order=37,
+    ),
     "compare": Kind(
         analyzer="interp.analyzers.compare:Compare",
         replayable=True,

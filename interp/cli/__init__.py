@@ -41,6 +41,7 @@ _LISTED = (
     "wrapped",
     "sae-circuit",
     "lofit",
+    "select-data",
     "control",
     "tune",
     "agree",

@@ -17,7 +17,7 @@ another method than the published one.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +25,7 @@ import numpy as np
 
 from interp.analyzers.data_selection.findings import (
     GOT_D,
+    LENGTH,
     METHODS,
     MONA,
     Scores,
@@ -49,6 +50,7 @@ from interp.experiments.cost import Work
 from interp.sae import Dictionary
 from interp.sites import Site
 from interp.study import Study
+from interp.table import Table
 
 RESEMBLANCE = (
     "A row that resembles the target need not teach what the target needs: nothing was trained on"
@@ -61,6 +63,8 @@ LACKING = (
 NO_MARKS = "No row was said to be wanted: how many such rows were found is not known (--marks)."
 NEURONS = "Codes are the model's own MLP neurons, not those of a sparse autoencoder."
 _TOP = re.compile(r"([0-9]+(?:\.[0-9]+)?)(%?)")
+NOTABLE = 0.1
+"""Distance of the AUC of length from 1/2 beyond which it is mentioned."""
 TOLERATED = 1e-3
 """Largest error of the plan's sums that is not mentioned."""
 
@@ -204,7 +208,7 @@ class DataSelection(Analyzer):
                 "shared": shared_rows(rows, study.prompts("positive")),
                 "transport_error": scores.error,
             },
-            self._limits(study, scores),
+            [*self._limits(study, scores), *_length_alone(tables)],
         )
 
     def _places(self, study: Study) -> tuple[Site, Site, Encoder]:
@@ -234,6 +238,21 @@ class DataSelection(Analyzer):
                 else []
             ),
         ]
+
+
+def _length_alone(tables: Mapping[str, Table]) -> list[str]:
+    """That the length of a row tells as much as a method does, where it does."""
+    if "recall" not in tables:
+        return []
+    by_method = {row["method"]: row["auc"] for row in tables["recall"].rows()}
+    auc = by_method[LENGTH]
+    if abs(auc - 0.5) <= NOTABLE:
+        return []
+    longer = "longer" if auc > 0.5 else "shorter"
+    return [
+        f"Marked rows are {longer} than the others: the AUC of length alone is {auc:.2f}. A method"
+        " may have found them by their length or their format."
+    ]
 
 
 def taken_of(top: str, rows: int) -> int:

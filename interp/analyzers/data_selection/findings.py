@@ -81,7 +81,7 @@ class FoundRow:
     method: str = key("method")
     row_id: int = key("position in the file of the pool, from 0")
     cluster: str = key("rows that are not independent of each other share a cluster")
-    found: float = measure("1 if it is among as many rows as are marked, else 0")
+    found: bool = flag("among as many rows as are marked")
 
 
 class OrdinaryRow(DrawRow):
@@ -221,7 +221,7 @@ def recall_tables(
                 "row_id": np.tile(ids[marked], len(methods)),
                 "cluster": np.tile(clusters[marked], len(methods)),
                 "found": np.concatenate(
-                    [(scores.ranks(one)[marked] <= marked.sum()) * 1.0 for one in methods]
+                    [scores.ranks(one)[marked] <= marked.sum() for one in methods]
                 ),
             },
         ),
