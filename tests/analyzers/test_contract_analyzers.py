@@ -380,7 +380,8 @@ OF_SCORES = {"evaluation_scores"}
 # These are of a dictionary in one model, and an identical pair is no silence to them:
 # tests/sae/test_sae_scores.py, tests/sae/test_sae_eval.py, tests/analyzers/test_sae_features.py,
 # tests/analyzers/test_sae_probe.py.
-OF_ONE_MODEL = {"sae_eval", "sae_features", "sae_probe"}
+# Data selection reads a pool of rows: tests/analyzers/test_data_selection.py.
+OF_ONE_MODEL = {"data_selection", "sae_eval", "sae_features", "sae_probe"}
 # This trains one model and says how many seconds it took: test_tune.py.
 OF_TRAINING = {"tune"}
 

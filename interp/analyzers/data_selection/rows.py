@@ -120,7 +120,7 @@ def largest_codes(dictionary: Dictionary, kept: int) -> Encoder:
     select = largest(kept)
     weight = next(dictionary.parameters())
 
-    def encode(values: Float[Tensor, "n F"]) -> Float[Tensor, "n F"]:
+    def encode(values: Float[Tensor, "n D"]) -> Float[Tensor, "n F"]:
         with torch.no_grad():
             return select(dictionary.encode(values.to(weight.device, weight.dtype)))
 
