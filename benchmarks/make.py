@@ -12,7 +12,7 @@ NAMES = (
     *("methods", "variants", "checks", "tuco", "failing_style", "intruders", "graft"),
     *("stitch", "continual", "agreement", "patch_weights", "cross_patch", "wrapped"),
     *("circuit", "patch_heads", "component_masking", "audit"),
-    *("sae_circuit", "lofit", "tune"),
+    *("sae_circuit", "lofit", "tune", "data_selection"),
     *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_diff"),
     *(
         "dictionaries_fast",

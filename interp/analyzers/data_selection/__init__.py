@@ -163,7 +163,7 @@ class DataSelection(Analyzer):
 
     def run(self, study: Study) -> Result:
         """Read both classes, score the pool, and score it for targets drawn from itself."""
-        stream, codes, encode = self._places(study)
+        stream, codes, encode = self.places(study)
         target, pool = (
             read_rows(study, group, stream, codes, encode, self.tokens)
             for group in ("positive", "negative")
@@ -211,7 +211,7 @@ class DataSelection(Analyzer):
             [*self._limits(study, scores), *_length_alone(tables)],
         )
 
-    def _places(self, study: Study) -> tuple[Site, Site, Encoder]:
+    def places(self, study: Study) -> tuple[Site, Site, Encoder]:
         """Where the stream is read, where codes are, and how they are made."""
         model = study.pair.tuned
         passed = round(self.depth * model.anatomy.n_layers)
