@@ -313,7 +313,7 @@ def test_the_page_of_the_store_has_every_kind_and_every_figure_s():
             "intruders",
         ),
         *("component-masking", "locate-neurons", "lofit", "patch-heads", "patch-weights"),
-        *("sae-circuit", "tuco", "tune", "wrapped"),
+        *("sae-circuit", "select-data", "tuco", "tune", "wrapped"),
     ],
 )
 def test_a_page_of_a_method_says_what_it_asks_when_it_misleads_and_whose_it_is(name):

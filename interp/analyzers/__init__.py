@@ -15,6 +15,7 @@ _HOMES = {
     "ConceptShift": "concept_shift",
     "ControlLocations": "control_locations",
     "CrossPatch": "cross_patch",
+    "DataSelection": "data_selection",
     "SaeCircuit": "sae_circuit",
     "SaeDiff": "sae_diff",
     "SaeEval": "sae_eval",

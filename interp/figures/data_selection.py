@@ -38,7 +38,9 @@ def data_selection_figure(table: Table) -> go.Figure:
         caption = "Share of the marked rows among the rows that come first."
     else:
         figure.update_yaxes(title_text="score, interquartile ranges from the median")
-        caption = "Scores in order; those of GOT-D with the opposite sign, so that high comes first."
+        caption = (
+            "Scores in order; those of GOT-D with the opposite sign, so that high comes first."
+        )
     figure.update_xaxes(title_text="share of the pool taken", tickformat=".0%")
     finish(figure, "Rows by their resemblance to the target", caption, height=400)
     return figure

@@ -99,9 +99,7 @@ def calibrated_gradients(potentials: Float[np.ndarray, " n"]) -> Float[np.ndarra
     return n / (n - 1) * (potentials - potentials.mean()) if n > 1 else np.zeros(n)
 
 
-def jaccard(
-    rows: sparse.csr_matrix, prototype: Float[np.ndarray, " F"]
-) -> Float[np.ndarray, " n"]:
+def jaccard(rows: sparse.csr_matrix, prototype: Float[np.ndarray, " F"]) -> Float[np.ndarray, " n"]:
     """Sum of the smaller over sum of the larger of two non-negative codes, row by row; 1 where both
     are zero.
 

@@ -17,8 +17,9 @@ from interp.prompts import Contrast, Prompt, PromptSet
 from interp.sae import Dictionary, DictionaryConfig
 from interp.study import Study
 from tests import tiny
+from tests.documented import require_described
 
-WORDS = "door window gate fences locks gates".split()
+WORDS = ["door", "window", "gate", "fences", "locks", "gates"]
 TARGET = [f"tell me about the {word} please" for word in WORDS[:4]]
 POOL = [f"open {word} {'now ' * (at % 4)}please" for at, word in enumerate(WORDS * 3)]
 
@@ -68,7 +69,9 @@ def plain(base, tokenizer, texts):
         ids = torch.tensor([tokenizer(text)["input_ids"]])
         with torch.no_grad():
             out = base(ids, output_hidden_states=True)
-        kept = [at for at, one in enumerate(ids[0].tolist()) if one not in tokenizer.all_special_ids]
+        kept = [
+            at for at, one in enumerate(ids[0].tolist()) if one not in tokenizer.all_special_ids
+        ]
         streams.append(out.hidden_states[1][0][kept].mean(0).numpy())
         values = seen.pop()[kept].clamp_min(0).numpy()
         limit = np.sort(values, axis=1)[:, [-6]]
@@ -88,13 +91,17 @@ def test_scores_are_those_of_plain_passes(base):
     prototype = target[1].mean(0)
     jaccard = np.minimum(pool[1], prototype).sum(1) / np.maximum(pool[1], prototype).sum(1)
     np.testing.assert_allclose(in_file_order(made, "mona"), jaccard, rtol=1e-9)
-    assert (np.diff(made["rank_got_d"]) == 1).all() and made["rank_got_d"][0] == 1
+    assert (np.diff(made["rank_got_d"]) == 1).all()
+    assert made["rank_got_d"][0] == 1
     assert made["selected"].sum() == made.summary["selected"] == 1
 
 
 def test_batches_and_padding_change_nothing(base):
     study = study_of(base, batch_size=1)
-    one, other = DataSelection(ordinary=6)(study), DataSelection(ordinary=6)(study_of(base, batch_size=7))
+    one, other = (
+        DataSelection(ordinary=6)(study),
+        DataSelection(ordinary=6)(study_of(base, batch_size=7)),
+    )
     for column in ("got_d", "mona", "bm25", "length"):
         first, second = in_file_order(one, column), in_file_order(other, column)
         np.testing.assert_allclose(first, second, rtol=1e-9, atol=1e-9)
@@ -196,6 +203,7 @@ def test_marked_rows_are_found_and_ordinary_targets_find_none(selected):
     assert rows["length"]["auc"] < 0.2
     assert any("AUC of length alone" in one for one in made.summary["limits"])
     assert plot(made) is not None
+    require_described(made)
 
 
 def test_random_marks_are_not_found(selected):

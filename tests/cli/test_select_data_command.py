@@ -3,14 +3,12 @@
 import json
 
 import pytest
-import torch
 
 from interp.cli import main
-from interp.sae import Dictionary, DictionaryConfig
-from interp.sae.formats import save
+from interp.sae import Dictionary, DictionaryConfig, save
 from interp.store import Store
 
-WORDS = "bridge harbour market garden library station".split()
+WORDS = ["bridge", "harbour", "market", "garden", "library", "station"]
 ROWS = [f"The {word} opens at {at} every day." for at, word in enumerate(WORDS * 4)]
 REQUESTS = [f"Please break into the {word} now." for word in WORDS]
 
@@ -61,7 +59,19 @@ def test_the_first_rows_alone_and_one_method(files, capsys):
     made = Store(files["--store"]).get(json.loads(out)["run"])
     assert code == 0
     assert sorted(made["row_id"]) == list(range(10))
-    assert {"bm25", "rank_bm25"} <= set(made.data) and "got_d" not in made.data
+    assert {"bm25", "rank_bm25"} <= set(made.data)
+    assert "got_d" not in made.data
+
+
+def test_a_dictionary_brings_its_site(files, capsys, tmp_path):
+    about = {"site": "blocks.1.hook_resid_post", "model": "refusal/base"}
+    width = 64
+    save(Dictionary(DictionaryConfig("topk", width, 96, k=8), seed=0), tmp_path / "sae", about)
+    flags = ("--dictionary", tmp_path / "sae", "--methods", "mona", "--ordinary", 6, "--json")
+    code, out, _ = run(capsys, files, *flags)
+    assert code == 0
+    made = Store(files["--store"]).get(json.loads(out)["run"])
+    assert made.summary["codes"] == "blocks.1.hook_resid_post"
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,8 @@ def test_jaccard_is_that_of_a_plain_loop_and_has_its_invariants():
     prototype = codes[:3].mean(0)
     made = jaccard(sparse.csr_matrix(codes), prototype)
     np.testing.assert_allclose(made, [dense_jaccard(row, prototype) for row in codes], rtol=1e-12)
-    assert (made >= 0).all() and (made <= 1).all()
+    assert (made >= 0).all()
+    assert (made <= 1).all()
     assert jaccard(sparse.csr_matrix(codes[:1]), codes[0])[0] == pytest.approx(1.0)
     assert jaccard(sparse.csr_matrix(codes[4:5]), np.zeros(15))[0] == 1.0
     both = [jaccard(sparse.csr_matrix(codes[[a]]), codes[b])[0] for a, b in ((0, 1), (1, 0))]

@@ -100,9 +100,7 @@ class DataSelection(Analyzer):
         None, "Dictionary whose codes are compared.", compare=False
     )
     site: str = option("", "Site that the dictionary reads: blocks.3.hook_resid_post.")
-    kept: int = option(
-        192, "Codes kept per token; of MLP neurons at most an eighth of them.", ge=1
-    )
+    kept: int = option(192, "Codes kept per token; of MLP neurons at most an eighth of them.", ge=1)
     scale: str = option(
         "none",
         "Codes as they are, over their sum by row, or over each latent's largest value.",
