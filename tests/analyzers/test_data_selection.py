@@ -131,7 +131,7 @@ def test_of_conversations_the_answers_count_or_all(base):
     longer = in_file_order(DataSelection(tokens="all", ordinary=6)(study), "length")
     assert (longer > lengths).all()
     silent = PromptSet((*pool.prompts[:5], Prompt(5, "a", "a", messages=(("user", "door"),))), "p")
-    with pytest.raises(PromptError, match="row 5 .* none of its first"):
+    with pytest.raises(PromptError, match=r"row 5 .* none of its first"):
         DataSelection(ordinary=6)(study_of(base, target, silent, template=True))
 
 
