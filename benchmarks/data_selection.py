@@ -63,7 +63,7 @@ def sources(mixture: str) -> tuple[str, PromptSet, PromptSet]:
     ]
     if "news" in mixture:
         classes[1] = sentences()
-    return f"organism:{family}/base", *classes
+    return f"organism:{family}/base", classes[0], classes[1]
 
 
 def sentences() -> PromptSet:
@@ -82,8 +82,8 @@ def read(mixture: str) -> tuple[ReadRows, ReadRows, PromptSet, PromptSet]:
     model, marked, ordinary = sources(mixture)
     study = Study(Pair.load(model, None), Contrast(marked, ordinary), None, quiet=True)
     where = DataSelection().places(study)
-    both = (read_rows(study, group, *where, "answers") for group in study.classes)
-    return *both, study.prompts("positive"), study.prompts("negative")
+    first, second = (read_rows(study, group, *where, "answers") for group in study.classes)
+    return first, second, study.prompts("positive"), study.prompts("negative")
 
 
 def drawn(prompts: PromptSet, count: int, generator: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +101,7 @@ def joined(first: ReadRows, second: ReadRows) -> ReadRows:
     """The rows of two classes."""
     return ReadRows(
         np.concatenate([first.streams, second.streams]),
-        sparse.vstack([first.codes, second.codes], format="csr"),
+        sparse.csr_matrix(sparse.vstack([first.codes, second.codes])),
         np.concatenate([first.lengths, second.lengths]),
         (*first.texts, *second.texts),
     )

@@ -123,7 +123,7 @@ def scaled_codes(codes: sparse.csr_matrix, scale: str) -> sparse.csr_matrix:
     sizes = np.asarray(sizes, np.float64).ravel()
     factors = np.divide(1.0, sizes, out=np.zeros(len(sizes)), where=sizes > 0)
     diagonal = sparse.diags(factors)
-    return (diagonal @ codes if scale == "row" else codes @ diagonal).tocsr()
+    return sparse.csr_matrix(diagonal @ codes if scale == "row" else codes @ diagonal)
 
 
 def words(text: str) -> list[str]:

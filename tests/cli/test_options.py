@@ -20,7 +20,10 @@ FURTHER = {
 OTHER_MEANING = {
     ("ftc-alpha", "new_tokens"),  # as a flag: tokens that the base does not know
     ("transfer", "source"),  # a model as a flag, a pair as an option
-    *((kind, "dictionary") for kind in ("sae-diff", "sae-eval", "sae-features", "sae-probe")),
+    *(
+        (kind, "dictionary")
+        for kind in ("data-selection", "sae-diff", "sae-eval", "sae-features", "sae-probe")
+    ),
 }
 """Flags of an option's name that are something else, or name a file that the option is read from."""
 FROM_FILES = {

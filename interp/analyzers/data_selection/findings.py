@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,12 +131,14 @@ def score_rows(
             plan = transport(squared_distances(pool.streams, target.streams), settings.epsilon)
             values[method], error = calibrated_gradients(plan.pool), plan.error
         elif method == MONA:
-            both = scaled_codes(sparse.vstack([pool.codes, target.codes], "csr"), settings.scale)
+            both = scaled_codes(
+                sparse.csr_matrix(sparse.vstack([pool.codes, target.codes])), settings.scale
+            )
             n = len(pool.texts)
             values[method] = jaccard(both[:n], np.asarray(both[n:].mean(0)).ravel())
         else:
-            texts = ([words(one) for one in part.texts] for part in (pool, target))
-            values[method] = bm25(*texts, settings.k1, settings.b)
+            first, second = ([words(one) for one in part.texts] for part in (pool, target))
+            values[method] = bm25(first, second, settings.k1, settings.b)
     return Scores(values, error)
 
 
@@ -245,7 +247,7 @@ def ordinary_table(
     n_target: int,
     taken: int,
     marked: Bool[np.ndarray, " n"],
-    draws: Iterator[int],
+    draws: Iterable[int],
     seed: int,
 ) -> Table:
     """Scores for targets drawn from the pool's rows that are not marked, as many rows as the target

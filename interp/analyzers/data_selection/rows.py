@@ -97,7 +97,7 @@ def read_rows(
         order += at.tolist()
     return ReadRows(
         streams,
-        sparse.vstack(parts, format="csr")[np.argsort(order)],
+        sparse.csr_matrix(sparse.vstack(parts))[np.argsort(order)],
         np.array([text.roles.count(COUNTED) for text in texts]),
         tuple(_counted_text(row, tokens) for row in rows),
     )
