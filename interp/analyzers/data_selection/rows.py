@@ -77,7 +77,7 @@ def read_rows(
     groups = study.batches(texts, model, 8 * (model.anatomy.width + model.anatomy.n_neurons))
     streams = np.zeros((len(texts), model.anatomy.width))
     parts: list[sparse.csr_matrix] = []
-    order: list[int] = []
+    order: list[np.ndarray] = []
     batches = study.progress(groups, f"rows, {group}")
     for captured in capture(
         study.engine,
@@ -94,10 +94,10 @@ def read_rows(
         values = captured.values["model", codes]
         code = encode(values[counted.to(values.device)])
         parts.append(sparse.csr_matrix(to_host(_means(widen(code), counted)).astype(np.float64)))
-        order += at.tolist()
+        order.append(at)
     return ReadRows(
         streams,
-        sparse.csr_matrix(sparse.vstack(parts))[np.argsort(order)],
+        sparse.csr_matrix(sparse.vstack(parts))[np.argsort(np.concatenate(order))],
         np.array([text.roles.count(COUNTED) for text in texts]),
         tuple(_counted_text(row, tokens) for row in rows),
     )
