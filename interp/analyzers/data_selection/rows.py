@@ -48,7 +48,7 @@ class ReadRows:
 
     def keep(self, rows: Int[np.ndarray, " k"]) -> ReadRows:
         """Some of the rows."""
-        texts = tuple(self.texts[row] for row in rows.tolist())
+        texts = tuple(self.texts[row] for row in map(int, rows))
         return ReadRows(self.streams[rows], self.codes[rows], self.lengths[rows], texts)
 
 
