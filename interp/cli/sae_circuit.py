@@ -131,16 +131,16 @@ def _options(arguments: dict) -> dict:
     return {name: value for name, value in arguments.items() if name != "circuit"}
 
 
-def read_heads(given: str | None) -> tuple[tuple[int, int], ...]:
+def read_heads(listed: str | None) -> tuple[tuple[int, int], ...]:
     """Heads as (layer, head), each once, from a list or a file; OptionError for anything else."""
-    if given is None:
+    if listed is None:
         return ()
-    path = Path(given).expanduser()
-    text, source = given, f"--heads {given!r}"
-    is_list = all(HEAD.fullmatch(part.strip()) for part in given.split(","))
+    path = Path(listed).expanduser()
+    text, source = listed, f"--heads {listed!r}"
+    is_list = all(HEAD.fullmatch(part.strip()) for part in listed.split(","))
     if not is_list:
         try:
-            text, source = path.read_text(encoding="utf-8"), f"--heads {given}"
+            text, source = path.read_text(encoding="utf-8"), f"--heads {listed}"
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise OptionError(f"cannot read {source}: {reason}; give {SHAPE}") from error

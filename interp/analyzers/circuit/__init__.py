@@ -229,7 +229,7 @@ class FindCircuit(Analyzer):
     def _random(
         self,
         study: Study,
-        found: dict[str, Found],
+        circuits: dict[str, Found],
         judges: dict[str, Judge],
         drawn: dict[str, list[Circuit]],
     ) -> list[dict]:
@@ -237,7 +237,7 @@ class FindCircuit(Analyzer):
         records = []
         for draw in study.progress(range(self.draws), "random circuits"):
             for circuit in MODELS:
-                other = found["tuned" if circuit == "base" else "base"].nodes
+                other = circuits["tuned" if circuit == "base" else "base"].nodes
                 own = drawn[circuit][draw]
                 nodes = {(group, node) for group, part in own.items() for node in part}
                 shared = len(nodes & other) / len(nodes) if nodes else float("nan")
@@ -292,9 +292,9 @@ class FindCircuit(Analyzer):
         return records
 
     def _summary(
-        self, found: dict[str, Found], judges: dict[str, Judge], names: Sequence[str]
+        self, circuits: dict[str, Found], judges: dict[str, Judge], names: Sequence[str]
     ) -> dict:
-        base, tuned = found["base"], found["tuned"]
+        base, tuned = circuits["base"], circuits["tuned"]
         both = [
             sum(group in (g.name for g in self.chain) for group, _ in nodes)
             for nodes in (base.nodes, tuned.nodes, base.nodes & tuned.nodes)
@@ -314,8 +314,8 @@ class FindCircuit(Analyzer):
             "accuracy_base": float(judges["base"].full.mean()),
             "accuracy_tuned": float(judges["tuned"].full.mean()),
             "means_by_column": judges["base"].evaluation.means.by_column,
-            "passes": sum(each.counter.passes[0] for each in found.values()),
-            "column_passes": sum(each.counter.columns[0] for each in found.values()),
+            "passes": sum(each.counter.passes[0] for each in circuits.values()),
+            "column_passes": sum(each.counter.columns[0] for each in circuits.values()),
             "controls": list(names),
         }
 

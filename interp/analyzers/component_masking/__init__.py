@@ -265,7 +265,7 @@ def _tested(
     study: Study,
     masked: MaskedModel,
     rows: Sequence[int],
-    found: str,
+    mask_name: str,
     model: str,
     mask: FittedMask,
     random: Sequence[tuple[Head, ...]],
@@ -284,7 +284,7 @@ def _tested(
         masked.predictions(rows, mask.heads, [rows[at] for at in order])
         for order in study.progress(orders, f"exchanged sources, {model}")
     ]
-    return Tested(found, model, mask.heads, len(masked.heads), tokens, drawn, permuted)
+    return Tested(mask_name, model, mask.heads, len(masked.heads), tokens, drawn, permuted)
 
 
 __all__: Sequence[str] = ("ComponentMasking",)

@@ -47,25 +47,27 @@ def claims_of(
     return claims
 
 
-def _score(found: str, model: str, column: str = "selected") -> Estimate:
-    return mean(column, table="answers", where={"found": found, "model": model})
+def _score(mask_name: str, model: str, column: str = "selected") -> Estimate:
+    return mean(column, table="answers", where={"found": mask_name, "model": model})
 
 
-def _beyond_random(found: str, model: str, what: str, count: int, random: RandomGroups) -> Claim:
+def _beyond_random(
+    mask_name: str, model: str, what: str, count: int, random: RandomGroups
+) -> Claim:
     draws = len(random.groups)
-    where = {"found": found, "model": model}
+    where = {"found": mask_name, "model": model}
     heads = f"{count} head{'s' if count > 1 else ''}"
     missing = "" if draws else "there is no other set of as many heads, or none was drawn (--draws)"
     return Claim(
-        name=f"{_prefix(found, model)}-beyond-random",
+        name=f"{_prefix(mask_name, model)}-beyond-random",
         estimate=mean("selected", table="answers", where=where, minus={"column": "unpatched"}),
         at_least=0.0,
         null=_draws(where, random) if draws else None,
         control="as many random heads" if draws else "",
         missing=missing,
-        requires=[f"{_prefix(found, model)}-beyond-permuted"],
+        requires=[f"{_prefix(mask_name, model)}-beyond-permuted"],
         text=(
-            f"Patched in the {TITLES[model]} from {what}, the {heads} of the {TITLES[found]}'s mask"
+            f"Patched in the {TITLES[model]} from {what}, the {heads} of the {TITLES[mask_name]}'s mask"
             " give the target on {score:.1%} of held-out rows; unpatched {unpatched:.1%}, all heads"
             " {all:.1%}: {value:+.3f} [{low:+.3f}, {high:+.3f}]"
             + (
@@ -76,9 +78,9 @@ def _beyond_random(found: str, model: str, what: str, count: int, random: Random
             )
         ),
         also={
-            "score": _score(found, model),
-            "unpatched": _score(found, model, "unpatched"),
-            "all": _score(found, model, "all"),
+            "score": _score(mask_name, model),
+            "unpatched": _score(mask_name, model, "unpatched"),
+            "all": _score(mask_name, model, "all"),
         },
     )
 
@@ -87,21 +89,21 @@ def _draws(where: Mapping[str, str], random: RandomGroups) -> Draws:
     return Draws("random", "gain", where, arrangements=random.arrangements, min_draws=MIN_DRAWS)
 
 
-def _prefix(found: str, model: str) -> str:
-    return f"{found}-heads" if found == model else "transfer"
+def _prefix(mask_name: str, model: str) -> str:
+    return f"{mask_name}-heads" if mask_name == model else "transfer"
 
 
-def _beyond_permuted(found: str, model: str, count: int, permutations: int) -> Claim:
-    where = {"found": found, "model": model}
+def _beyond_permuted(mask_name: str, model: str, count: int, permutations: int) -> Claim:
+    where = {"found": mask_name, "model": model}
     return Claim(
-        name=f"{_prefix(found, model)}-beyond-permuted",
-        estimate=_score(found, model),
+        name=f"{_prefix(mask_name, model)}-beyond-permuted",
+        estimate=_score(mask_name, model),
         at_least=0.0,
         null=Draws("permuted", "score", where, min_draws=MIN_DRAWS) if permutations else None,
         control="the sources exchanged at random between rows" if permutations else "",
         missing="" if permutations else "no exchange of sources was drawn (--draws)",
         text=(
-            f"With the {count} head{'s' if count > 1 else ''} of the {TITLES[found]}'s mask patched in"
+            f"With the {count} head{'s' if count > 1 else ''} of the {TITLES[mask_name]}'s mask patched in"
             f" the {TITLES[model]}, the target is given on {{value:.1%}} [{{low:.1%}}, {{high:.1%}}] of"
             " rows"
             + (

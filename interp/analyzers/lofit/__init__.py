@@ -222,16 +222,20 @@ class Lofit(Analyzer):
 
 
 def _controls(
-    answers: TunedAnswers, names: Sequence[str], found: Sequence[Trained], located: Sequence[Head]
+    answers: TunedAnswers,
+    names: Sequence[str],
+    located_heads: Sequence[Trained],
+    located: Sequence[Head],
 ):
     return controls_table(
         names,
         row=LofitControlRow,
         numbers={
-            "recovered": [recovered(answers, one.reading)[0] for one in found],
-            "writes": [float(one.reading.writes.mean()) for one in found],
+            "recovered": [recovered(answers, one.reading)[0] for one in located_heads],
+            "writes": [float(one.reading.writes.mean()) for one in located_heads],
             "jaccard": [
-                len({*one.heads} & {*located}) / len({*one.heads} | {*located}) for one in found
+                len({*one.heads} & {*located}) / len({*one.heads} | {*located})
+                for one in located_heads
             ],
         },
     )

@@ -251,14 +251,14 @@ def random_table(effects: HeadEffects) -> Table:
 def controls_of(
     effects: HeadEffects,
     names: Sequence[str],
-    found: Mapping[str, Sequence[Float[np.ndarray, "2 2 P"]]],
+    control_scores: Mapping[str, Sequence[Float[np.ndarray, "2 2 P"]]],
 ) -> Table:
-    """One row per control. ``found``: by ``all`` and ``group`` the scores under the patches of every
+    """One row per control. ``control_scores``: by ``all`` and ``group`` the scores under the patches of every
     control.
     """
     numbers = {
         ("" if name == "group" else "all_") + side: effects.draws(np.stack(values), side)
-        for name, values in found.items()
+        for name, values in control_scores.items()
         for side in SIDES
     }
     return controls_table(names, row=PatchedHeadsControlRow, numbers=numbers)
