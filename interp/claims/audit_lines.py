@@ -7,8 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from interp.maths.intervals import MIN_CLUSTERS
 from interp.table import Table
 
+CANNOT_TELL = "cannot tell"
 COLUMNS = ("row", "base", "fine-tuned", "difference", "margin", "verdict")
 
 
@@ -46,9 +48,11 @@ def audit_markdown(table: Table, title: str) -> str:
 def audit_headline(table: Table) -> str:
     """Whether the audit passed, and the rows that fail."""
     failed = table["row"][table["failed"]].tolist()
-    if not failed:
-        return "audit passed: no row crosses its threshold"
-    return f"audit failed: {', '.join(failed)}"
+    if failed:
+        return f"audit failed: {', '.join(failed)}"
+    untold = table["verdict"].tolist().count(CANNOT_TELL)
+    end = f"; {untold} of {len(table)} rows cannot be told" if untold else ""
+    return f"audit passed: no row crosses its threshold{end}"
 
 
 def _records(table: Table) -> list[dict[str, Any]]:
@@ -74,7 +78,9 @@ def _cells(record: Mapping[str, Any]) -> tuple[str, ...]:
         )
     low, high = (number(record[end], signed) for end in ("low", "high"))
     said = f"{failed}{record['verdict']} (p {_p(record)}"
-    if record["verdict"] == "cannot tell":
+    if math.isnan(record["low"]):
+        said = f"{failed}{record['verdict']} ({MIN_CLUSTERS} clusters are needed"
+    elif record["verdict"] == CANNOT_TELL:
         said += f"; seen would have been {number(record['smallest_effect'], form)}"
     return (
         record["row"],

@@ -49,7 +49,8 @@ def test_the_rows_are_printed_and_kept(audited, store, capsys):
     code, out, _ = run(capsys, *audited)
     assert code == 0
     lines = out.splitlines()
-    assert lines[0] == "audit passed: no row crosses its threshold"
+    passed = "audit passed: no row crosses its threshold; "
+    assert lines[0] == f"{passed}7 of 8 rows cannot be told"
     assert [line.split()[0] for line in lines[2:10]] == [
         "refusal-harmful",
         "refusal-harmless",
@@ -87,6 +88,12 @@ def test_what_cannot_be_told_fails_where_it_must_be_decided(audited, tmp_path, c
     code, out, _ = run(capsys, *audited, *asked)
     assert code == 1
     assert out.startswith("audit failed: refusal-harmless\n")
+
+
+def test_few_clusters_are_said(audited, capsys):
+    code, out, _ = run(capsys, *audited, "--max-prompts", "3")
+    assert code == 0
+    assert "cannot tell (6 clusters are needed)" in out
 
 
 def test_a_further_behaviour_has_rows_of_its_own(audited, tmp_path, capsys):
