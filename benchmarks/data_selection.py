@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
@@ -28,7 +27,7 @@ from interp.analyzers.data_selection.findings import (
 )
 from interp.analyzers.data_selection.rows import ReadRows, read_rows
 from interp.claims import evaluate
-from interp.maths.data_selection import random_recall, recall
+from interp.maths.data_selection import random_recall, recall, stacked
 from interp.maths.statistics import roc_auc
 from interp.models.pair import Pair
 from interp.prompts import Contrast, PromptSet, read_prompts
@@ -55,15 +54,13 @@ def sources(mixture: str) -> tuple[str, PromptSet, PromptSet]:
     family = "smollm2" if "real" in mixture else "refusal"
     folder = organisms.prompts(f"{family}/base", "verify", "harmful").parent
     splits = ("locate", "verify", *(("train",) if family == "smollm2" else ("style",)))
-    classes = [
+    harmful, harmless = (
         PromptSet.joined(
             *(read_prompts(folder / f"{split}-{kind}.jsonl", name=split) for split in splits)
         )
         for kind in ("harmful", "harmless")
-    ]
-    if "news" in mixture:
-        classes[1] = sentences()
-    return f"organism:{family}/base", classes[0], classes[1]
+    )
+    return f"organism:{family}/base", harmful, sentences() if "news" in mixture else harmless
 
 
 def sentences() -> PromptSet:
@@ -82,8 +79,8 @@ def read(mixture: str) -> tuple[ReadRows, ReadRows, PromptSet, PromptSet]:
     model, marked, ordinary = sources(mixture)
     study = Study(Pair.load(model, None), Contrast(marked, ordinary), None, quiet=True)
     where = DataSelection().places(study)
-    first, second = (read_rows(study, group, *where, "answers") for group in study.classes)
-    return first, second, study.prompts("positive"), study.prompts("negative")
+    of_marked, of_others = (read_rows(study, group, *where, "answers") for group in study.classes)
+    return of_marked, of_others, study.prompts("positive"), study.prompts("negative")
 
 
 def drawn(prompts: PromptSet, count: int, generator: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +98,7 @@ def joined(first: ReadRows, second: ReadRows) -> ReadRows:
     """The rows of two classes."""
     return ReadRows(
         np.concatenate([first.streams, second.streams]),
-        sparse.csr_matrix(sparse.vstack([first.codes, second.codes])),
+        stacked(first.codes, second.codes),
         np.concatenate([first.lengths, second.lengths]),
         (*first.texts, *second.texts),
     )

@@ -60,7 +60,7 @@ def command(
         str,
         typer.Option(
             metavar="NAME,...",
-            help=f"Of {', '.join(METHODS)}; the first decides which rows are selected.",
+            help=f"Methods; the first decides which rows are selected. {', '.join(METHODS)}, or all.",
         ),
     ] = "all",
     top: Annotated[
@@ -69,20 +69,27 @@ def command(
     depth: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", min=0, max=1, help="Blocks passed where rows are read, as a share."
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Blocks passed where rows are read, as a share of all blocks.",
         ),
     ] = 0.5,
     tokens: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="Tokens of conversations that count: answers (only), or all."
+            metavar="NAME",
+            help=(
+                "Tokens of a conversation that count: those of its answers, or all. Of a text all"
+                " count."
+            ),
         ),
     ] = "answers",
     dictionary: Annotated[
         Path | None,
         typer.Option(
             metavar="DICTIONARY",
-            help="Compare latents of this sparse dictionary, in place of MLP neurons.",
+            help="Dictionary whose codes are compared; MLP neurons without one.",
         ),
     ] = None,
     site: Annotated[
@@ -91,14 +98,19 @@ def command(
     kept: Annotated[
         int,
         typer.Option(
-            metavar="N", min=1, help="Codes kept per token; at most an eighth of MLP neurons."
+            metavar="N",
+            min=1,
+            help="Codes kept per token; of MLP neurons at most an eighth of them.",
         ),
     ] = 192,
     scale: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="Codes as they are (none), over their sum (row), or each latent's largest (latent).",
+            help=(
+                "Codes as they are, over their sum by row, or over each latent's largest value:"
+                " none, row, latent."
+            ),
         ),
     ] = "none",
     epsilon: Annotated[
@@ -106,7 +118,7 @@ def command(
         typer.Option(
             metavar="X",
             min=1e-4,
-            help="Entropy of optimal transport, in median squared distances.",
+            help="Weight of the entropy in optimal transport, in median squared distances.",
         ),
     ] = 0.05,
     draws: Annotated[
@@ -115,7 +127,9 @@ def command(
     ordinary: Annotated[
         int,
         typer.Option(
-            metavar="N", min=6, help="Targets drawn from ordinary rows, and random selections."
+            metavar="N",
+            min=6,
+            help="Targets drawn from ordinary rows; selections of random rows.",
         ),
     ] = 20,
     common: SelectOptions,

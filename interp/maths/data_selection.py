@@ -113,14 +113,19 @@ def jaccard(rows: sparse.csr_matrix, prototype: Float[np.ndarray, " F"]) -> Floa
     return np.divide(shared, larger, out=np.ones(len(shared)), where=larger > 0)
 
 
+def stacked(*parts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The rows of all parts, one part after the other."""
+    return sparse.csr_matrix(sparse.vstack(parts))
+
+
 def scaled_codes(codes: sparse.csr_matrix, scale: str) -> sparse.csr_matrix:
     """Codes of all rows, as they are ("none"), each divided by its sum ("row"), or each latent by its
     largest value among all rows ("latent"); zeros stay zeros.
     """
     if scale == "none":
         return codes
-    sizes = codes.sum(1) if scale == "row" else codes.max(0).toarray()
-    sizes = np.asarray(sizes, np.float64).ravel()
+    sums = codes.sum(1) if scale == "row" else codes.max(0).toarray()
+    sizes = np.asarray(sums, np.float64).ravel()
     factors = np.divide(1.0, sizes, out=np.zeros(len(sizes)), where=sizes > 0)
     diagonal = sparse.diags(factors)
     return sparse.csr_matrix(diagonal @ codes if scale == "row" else codes @ diagonal)

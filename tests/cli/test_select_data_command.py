@@ -65,13 +65,16 @@ def test_the_first_rows_alone_and_one_method(files, capsys):
 
 def test_a_dictionary_brings_its_site(files, capsys, tmp_path):
     about = {"site": "blocks.1.hook_resid_post", "model": "refusal/base"}
-    width = 64
-    save(Dictionary(DictionaryConfig("topk", width, 96, k=8), seed=0), tmp_path / "sae", about)
+    save(Dictionary(DictionaryConfig("topk", 128, 96, k=8), seed=0), tmp_path / "sae", about)
     flags = ("--dictionary", tmp_path / "sae", "--methods", "mona", "--ordinary", 6, "--json")
     code, out, _ = run(capsys, files, *flags)
     assert code == 0
     made = Store(files["--store"]).get(json.loads(out)["run"])
     assert made.summary["codes"] == "blocks.1.hook_resid_post"
+    save(Dictionary(DictionaryConfig("topk", 64, 96, k=8), seed=0), tmp_path / "other", about)
+    code, _, err = run(capsys, files, "--dictionary", tmp_path / "other")
+    assert code == 2
+    assert "the dictionary reads 64 values per token, and the site has 128" in err
 
 
 @pytest.mark.parametrize(

@@ -85,34 +85,34 @@ class DataSelection(Analyzer):
 
     marked: Sequence[bool] = option((), "Whether each row of the pool is one that is wanted.")
     methods: tuple[str, ...] = option(
-        METHODS,
-        f"Of {', '.join(METHODS)}; the first decides which rows are selected.",
-        choices=METHODS,
+        METHODS, "Methods; the first decides which rows are selected.", choices=METHODS
     )
     top: str = option("5%", "Rows that are selected: 5%, or a number of rows.")
-    depth: float = option(0.5, "Blocks passed where rows are read, as a share.", ge=0.0, le=1.0)
+    depth: float = option(
+        0.5, "Blocks passed where rows are read, as a share of all blocks.", ge=0.0, le=1.0
+    )
     tokens: str = option(
         "answers",
-        "Tokens of conversations that count: answers (only), or all.",
+        "Tokens of a conversation that count: those of its answers, or all. Of a text all count.",
         choices=("answers", "all"),
     )
     dictionary: Dictionary | None = option(
         None, "Dictionary whose codes are compared.", compare=False
     )
     site: str = option("", "Site that the dictionary reads: blocks.3.hook_resid_post.")
-    kept: int = option(192, "Codes kept per token; at most an eighth of MLP neurons.", ge=1)
+    kept: int = option(192, "Codes kept per token; of MLP neurons at most an eighth of them.", ge=1)
     scale: str = option(
         "none",
-        "Codes as they are (none), over their sum (row), or each latent's largest (latent).",
+        "Codes as they are, over their sum by row, or over each latent's largest value.",
         choices=("none", "row", "latent"),
     )
     epsilon: float = option(
-        0.05, "Entropy of optimal transport, in median squared distances.", ge=1e-4
+        0.05, "Weight of the entropy in optimal transport, in median squared distances.", ge=1e-4
     )
     k1: float = option(1.5, "BM25: saturation of a word's count.", ge=0.0)
     b: float = option(0.75, "BM25: correction for a row's length.", ge=0.0, le=1.0)
     draws: int = option(200, "Permutations of the marks.", ge=39)
-    ordinary: int = option(20, "Targets drawn from ordinary rows, and random selections.", ge=6)
+    ordinary: int = option(20, "Targets drawn from ordinary rows; selections of random rows.", ge=6)
 
     def check(self, known: Known) -> None:
         """Raise OptionError for options that do not fit each other."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import sparse
 
 from interp.analyzers.data_selection.rows import ReadRows
 from interp.claims import Claim, Draws, mean
@@ -21,6 +20,7 @@ from interp.maths.data_selection import (
     recall,
     scaled_codes,
     squared_distances,
+    stacked,
     transport,
     words,
 )
@@ -131,14 +131,12 @@ def score_rows(
             plan = transport(squared_distances(pool.streams, target.streams), settings.epsilon)
             values[method], error = calibrated_gradients(plan.pool), plan.error
         elif method == MONA:
-            both = scaled_codes(
-                sparse.csr_matrix(sparse.vstack([pool.codes, target.codes])), settings.scale
-            )
+            both = scaled_codes(stacked(pool.codes, target.codes), settings.scale)
             n = len(pool.texts)
             values[method] = jaccard(both[:n], np.asarray(both[n:].mean(0)).ravel())
         else:
-            first, second = ([words(one) for one in part.texts] for part in (pool, target))
-            values[method] = bm25(first, second, settings.k1, settings.b)
+            texts, queries = ([words(one) for one in part.texts] for part in (pool, target))
+            values[method] = bm25(texts, queries, settings.k1, settings.b)
     return Scores(values, error)
 
 

@@ -12,7 +12,8 @@ from scipy import sparse
 from torch import Tensor
 
 from interp.capture import capture
-from interp.errors import PromptError
+from interp.errors import OptionError, PromptError
+from interp.maths.data_selection import stacked
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.prompts import (
@@ -48,7 +49,7 @@ class ReadRows:
 
     def keep(self, rows: Int[np.ndarray, " k"]) -> ReadRows:
         """Some of the rows."""
-        texts = tuple(self.texts[row] for row in map(int, rows))
+        texts = tuple(self.texts[row] for row in rows)
         return ReadRows(self.streams[rows], self.codes[rows], self.lengths[rows], texts)
 
 
@@ -97,7 +98,7 @@ def read_rows(
         order.append(at)
     return ReadRows(
         streams,
-        sparse.csr_matrix(sparse.vstack(parts))[np.argsort(np.concatenate(order))],
+        stacked(*parts)[np.argsort(np.concatenate(order))],
         np.array([text.roles.count(COUNTED) for text in texts]),
         tuple(_counted_text(row, tokens) for row in rows),
     )
@@ -116,11 +117,18 @@ def largest(kept: int) -> Encoder:
 
 
 def largest_codes(dictionary: Dictionary, kept: int) -> Encoder:
-    """The ``kept`` largest codes of a token by a dictionary."""
+    """The ``kept`` largest codes of a token by a dictionary; OptionError for values of another
+    width than it reads.
+    """
     select = largest(kept)
     weight = next(dictionary.parameters())
 
     def encode(values: Float[Tensor, "n D"]) -> Float[Tensor, "n F"]:
+        if values.shape[1] != dictionary.config.d_in:
+            raise OptionError(
+                f"the dictionary reads {dictionary.config.d_in} values per token, and the site has"
+                f" {values.shape[1]}; give a dictionary of this model, and its site"
+            )
         with torch.no_grad():
             return select(dictionary.encode(values.to(weight.device, weight.dtype)))
 
